@@ -1,0 +1,31 @@
+"""Errors that end a run, and the exit statuses they end it with."""
+
+EXIT_FINISHED = 0
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
+
+
+class UserError(Exception):
+    """Something the user can mend: bad arguments, data or files.
+
+    The message is one line that names the value, what was expected and the remedy. The program prints it
+    without a traceback and every rank exits with status 2.
+    """
+
+
+class BadImage(UserError):
+    """An image file that cannot be decoded."""
+
+    def __init__(self, path, reason):
+        super().__init__(f'{path}: not a readable image ({reason}); replace or remove the file, '
+                         'or continue without such files with --on-bad-image skip')
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+class TrainingFault(Exception):
+    """The training itself went wrong (for example a non-finite gradient); ends every rank with status 1."""

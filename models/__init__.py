@@ -1,0 +1,3 @@
+"""Networks."""
+
+from lib import compat  # noqa: F401  (before anything that imports Chainer)

@@ -55,3 +55,12 @@ PAPER_ACCURACY = 0.7494
 PAPER_ACCURACY_STD = 0.0009
 PAPER_EFFICIENCY_GPU = 0.70                  # A section 4, against one GPU
 PAPER_EFFICIENCY_NODE = 0.80                 # A section 4, against one node of eight
+
+# fb's colour jitter and lighting, which G's text does not mention (off by default).
+JITTER_STRENGTH = 0.4                        # fb, brightness, contrast and saturation
+LUMINANCE = (0.299, 0.587, 0.114)            # fb, of RGB
+LIGHTING_STD = 0.1                           # fb
+LIGHTING_EIGENVALUES = (0.2175, 0.0188, 0.0045)      # fb, of ImageNet's RGB covariance
+LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009),  # fb, one row per channel, one column per eigenvalue
+                         (-0.5808, -0.0045, -0.8140),
+                         (-0.5836, -0.6948, 0.4203))

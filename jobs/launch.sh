@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Run train_imagenet.py on RANKS ranks, stop it in good order, start it again when it asks for that.
+#
+#   jobs/launch.sh [--dry-run] RANKS [mpirun option ...] -- [train_imagenet.py option ...]
+#
+# One rank without mpirun options runs without mpirun. RANKS_PER_NODE, when set, says that the job spans
+# nodes. A script that has something to do afterwards sources this file and calls `launch` with the same
+# arguments.
+#
+# * SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1 to this script becomes SIGUSR1 to mpirun, which passes it to
+#   every rank: they write a checkpoint and exit with 75. (SIGTERM to mpirun itself would kill the ranks
+#   unasked.) A second Ctrl-C ends the ranks at once, without a checkpoint.
+# * Status 75 after such a signal is passed on: start again later with --resume auto.
+# * Status 75 without one (a rank was told to stop, this script was not) starts the job again with --resume
+#   auto.
+# * Any other status is passed on.
+#
+# --dry-run, or DRY_RUN=1, prints the command and exits.
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+EXIT_STOPPED=75
+REMIND_SECONDS=10
+
+ASKED=          # first signal that this script was sent; empty while there was none
+_interruptions=0
+_pid=           # mpirun, while it runs
+_last_word=TERM # what ends the ranks at once
+_reminder=
+
+# mpirun drops a signal that arrives between its own start and its ranks'. Repeating it does no harm: a rank
+# that has a handler remembers that it was asked, one that has none yet has nothing to lose.
+_pass_on() {
+    [[ -n $_pid && -z $_reminder ]] || return 0
+    local pid=$_pid
+    kill -USR1 "$pid" 2>/dev/null
+    (trap - TERM INT HUP USR1; while sleep "$REMIND_SECONDS" && kill -USR1 "$pid"; do :; done) &>/dev/null &
+    _reminder=$!
+}
+
+_ask() {
+    _interruptions=$((_interruptions + 1))
+    if [[ -z $ASKED ]]; then
+        ASKED=$1
+        echo "launch: SIG$1: asking the ranks to write a checkpoint and stop" >&2
+        _pass_on
+    elif [[ $1 == INT && -n $_pid ]]; then
+        echo 'launch: second interrupt: ending the ranks without a checkpoint' >&2
+        kill "-$_last_word" "$_pid" 2>/dev/null
+    fi
+}
+
+# Run one command to its end and return its status, whatever signals interrupt the waiting.
+_run() {
+    local before status
+    # In a session of its own: Ctrl-C at a terminal, and qdel, reach every process of the group or session,
+    # and would end mpirun before this script has spoken to it. setsid does not fork here, so $! is the
+    # command.
+    setsid "$@" &
+    _pid=$!
+    [[ -z $ASKED ]] || _pass_on
+    while :; do
+        before=$_interruptions
+        wait "$_pid"
+        status=$?
+        [[ $before == "$_interruptions" ]] && break
+    done
+    _pid=
+    if [[ -n $_reminder ]]; then
+        kill "$_reminder" 2>/dev/null
+        _reminder=
+    fi
+    return "$status"
+}
+
+launch() {
+    local dry_run=${DRY_RUN:-0} ranks version argument name status
+    local arguments=() mpirun_options=() training=() command=()
+
+    for argument in "$@"; do
+        if [[ $argument == --dry-run ]]; then dry_run=1; else arguments+=("$argument"); fi
+    done
+    set -- ${arguments[@]+"${arguments[@]}"}
+
+    ranks=${1:-}
+    if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
+        echo "launch: '$ranks' ranks: expected a positive number;" \
+             'usage: launch.sh RANKS [mpirun options] -- [training options]' >&2
+        return 2
+    fi
+    shift
+    while (($#)) && [[ $1 != -- ]]; do
+        mpirun_options+=("$1")
+        shift
+    done
+    (($# == 0)) || shift
+    training=("$ROOT/train_imagenet.py" "$@")
+
+    set_environment "${RANKS_PER_NODE:-$ranks}"
+    if ((ranks == 1 && ${#mpirun_options[@]} == 0)); then
+        command=("$PYTHON")
+        _last_word=KILL
+    else
+        if [[ ! -x $(command -v "${MPIRUN:-}") ]]; then
+            echo "launch: no mpirun '${MPIRUN:-}' beside $PYTHON or on PATH:" \
+                 "install the extra 'mpi', load the site's MPI, or set MPIRUN" >&2
+            return 2
+        fi
+        command=("$MPIRUN" -np "$ranks")
+        version=$("$MPIRUN" --version 2>&1)
+        if [[ $version == *'Open MPI'* ]]; then
+            # A rank shares its node's cores with its image loaders; bound to one core, all of them would
+            # starve.
+            command+=(--bind-to none)
+            # On one machine more ranks than cores is a choice, across nodes it is a mistake.
+            [[ -n ${RANKS_PER_NODE:-} ]] || command+=(--oversubscribe)
+            for name in "${EXPORTED[@]}"; do command+=(-x "$name"); done
+        fi
+        command+=(${mpirun_options[@]+"${mpirun_options[@]}"} "$PYTHON")
+    fi
+
+    if [[ $dry_run != 0 ]]; then
+        for name in "${EXPORTED[@]}"; do printf '%s=%q ' "$name" "${!name}"; done
+        printf '%q ' "${command[@]}" "${training[@]}"
+        echo
+        return 0
+    fi
+
+    trap '_ask TERM' TERM
+    trap '_ask INT' INT
+    trap '_ask HUP' HUP
+    trap '_ask USR1' USR1
+    _run "${command[@]}" "${training[@]}"
+    status=$?
+    while [[ $status == "$EXIT_STOPPED" && -z $ASKED ]]; do
+        echo 'launch: stopped with a checkpoint, and nobody asked this script: starting again' >&2
+        # --force would throw away the checkpoint to start from.
+        arguments=()
+        for argument in "${training[@]}"; do [[ $argument == --force ]] || arguments+=("$argument"); done
+        _run "${command[@]}" "${arguments[@]}" --resume auto
+        status=$?
+    done
+    # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10):
+    # nothing was trained since the last checkpoint.
+    if [[ -n $ASKED && ( $status == 138 || $status == 10 ) ]]; then status=$EXIT_STOPPED; fi
+    return "$status"
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    launch "$@"
+    exit
+fi

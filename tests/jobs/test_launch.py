@@ -1,0 +1,225 @@
+"""The launch scripts, against a stand-in for mpirun, and once against the real one."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+JOBS = pathlib.Path(__file__).resolve().parents[2] / 'jobs'
+SCRIPTS = ['launch.sh', 'paper_1024.sh', 'node_8gpu.sh', 'one_gpu.sh', 'sample_cpu.sh', 'paper_1024.slurm',
+           'paper_1024.pbs']
+
+# Notes the arguments of each start, then ends with the next of `statuses`; `wait` means until told.
+FAKE_MPIRUN = '''#!/usr/bin/env bash
+if [[ $1 == --version ]]; then echo 'mpirun (Open MPI) 5.0.11'; exit; fi
+cd "$(dirname "$0")"
+echo "$*" >> calls
+trap 'echo USR1 >> signals; exit 75' USR1
+trap 'echo TERM >> signals; exit 1' TERM
+trap 'echo INT >> signals; exit 1' INT
+status=$(head -n 1 statuses)
+sed -i 1d statuses
+echo ready
+if [[ $status == wait ]]; then read -r < never; fi
+if [[ $status == deaf ]]; then trap '' USR1; echo deaf; read -r < never; fi
+exit "$status"
+'''
+
+
+def environment(**names):
+    inherited = {name: value for name, value in os.environ.items()
+                 if name not in ('DRY_RUN', 'RANKS', 'EPOCHS', 'MPIRUN', 'PYTHON', 'RANKS_PER_NODE')}
+    return {**inherited, 'PYTHON': sys.executable, **names}
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """``fake(*statuses)``: environment with a mpirun that ends with these, one per start."""
+    (tmp_path / 'mpirun').write_text(FAKE_MPIRUN)
+    (tmp_path / 'mpirun').chmod(0o755)
+    os.mkfifo(tmp_path / 'never')
+
+    def set_up(*statuses):
+        (tmp_path / 'statuses').write_text(''.join(f'{status}\n' for status in statuses))
+        return environment(MPIRUN=str(tmp_path / 'mpirun'))
+
+    return set_up
+
+
+def start(env, *arguments, script='launch.sh', **options):
+    return subprocess.Popen(['bash', str(JOBS / script), *arguments], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_script_is_valid_bash(script):
+    subprocess.run(['bash', '-n', str(JOBS / script)], check=True)
+
+
+@pytest.mark.parametrize('script, expected', [
+    ('paper_1024.sh', ['-np 1024', 'ppr:8:node', '--batchsize 32', '--recipe paper', '--resume auto',
+                       '-x NCCL_IB_HCA']),
+    ('paper_1024.slurm', ['-np 1024', 'ppr:8:node', '--resume auto']),
+    ('paper_1024.pbs', ['-np 1024', 'ppr:8:node', '--resume auto']),
+    ('node_8gpu.sh', ['-np 8', '--virtual-workers 128', '--batchsize 32']),
+    ('one_gpu.sh', ['--virtual-workers 8', '--batchsize 32']),
+    ('sample_cpu.sh', ['-np 2', '--oversubscribe', '--epoch 12']),
+])
+def test_dry_run_prints_the_command_and_starts_nothing(script, expected, fake, tmp_path):
+    env = {**fake(), 'DRY_RUN': '1'}
+    done = subprocess.run(['bash', str(JOBS / script), '--seed', '3'], env=env, text=True, check=True,
+                          cwd=JOBS.parent, stdout=subprocess.PIPE)
+    command, = done.stdout.splitlines()
+    for part in [*expected, 'train_imagenet.py', '--seed 3', 'OPENBLAS_NUM_THREADS=']:
+        assert part in command
+    assert not lines(tmp_path / 'calls')
+
+
+def test_dry_run_is_an_option_too(fake):
+    process = start(fake(), '--dry-run', '--epoch', '7', script='sample_cpu.sh')
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out.rstrip().endswith('--epoch 7') and '--dry-run' not in out
+
+
+def test_ranks_of_the_sample_run_come_from_the_environment(fake):
+    process = start({**fake(), 'RANKS': '3', 'EPOCHS': '5'}, '--dry-run', script='sample_cpu.sh')
+    out, _ = process.communicate(timeout=30)
+    assert '-np 3 ' in out and '--epoch 5' in out
+
+
+def test_one_thread_per_rank_when_ranks_fill_the_cores(fake):
+    process = start(fake(), '--dry-run', str(os.cpu_count()), '--')
+    out, _ = process.communicate(timeout=30)
+    assert 'OPENBLAS_NUM_THREADS=1 ' in out
+
+
+def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_path):
+    process = start(fake(75, 75, 0), '2', '--', '--force', '--epoch', '3')
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    first, *others = lines(tmp_path / 'calls')
+    assert '--force' in first and '--resume' not in first
+    assert len(others) == 2
+    for call in others:
+        assert call.endswith('--epoch 3 --resume auto') and '--force' not in call
+
+
+@pytest.mark.parametrize('status', [0, 1, 2, 134])
+def test_other_statuses_pass_through_without_a_restart(status, fake, tmp_path):
+    process = start(fake(status, 0), '2', '--')
+    process.communicate(timeout=30)
+    assert process.returncode == status
+    assert len(lines(tmp_path / 'calls')) == 1
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_script_asks_the_ranks_and_ends_with_75(number, fake, tmp_path):
+    process = start(fake('wait', 0), '2', '--')
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert lines(tmp_path / 'signals') == ['USR1']
+    assert len(lines(tmp_path / 'calls')) == 1
+
+
+def test_interrupt_of_the_whole_foreground_group_reaches_mpirun_only_translated(fake, tmp_path):
+    process = start(fake('wait', 0), script='sample_cpu.sh', start_new_session=True)
+    assert process.stdout.readline() == 'ready\n'
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert lines(tmp_path / 'signals') == ['USR1']
+
+
+def test_second_interrupt_ends_ranks_that_do_not_listen(fake, tmp_path):
+    process = start(fake('deaf', 0), '2', '--')
+    assert [process.stdout.readline() for _ in range(2)] == ['ready\n', 'deaf\n']
+    process.send_signal(signal.SIGINT)
+    assert 'checkpoint' in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert lines(tmp_path / 'signals') == ['TERM']
+    assert len(lines(tmp_path / 'calls')) == 1
+
+
+def test_ranks_killed_before_they_listened_count_as_stopped(fake):
+    env = fake('wait')
+    mpirun = pathlib.Path(env['MPIRUN'])
+    mpirun.write_text(FAKE_MPIRUN.replace("'echo USR1 >> signals; exit 75'", '-'))  # the signal's own effect
+    process = start(env, '2', '--')
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+def test_signal_during_one_process_without_mpirun(tmp_path):
+    python = tmp_path / 'python'
+    os.mkfifo(tmp_path / 'never')
+    python.write_text(f'#!/bin/bash\ntrap "exit 75" USR1\necho ready\nread -r < {tmp_path}/never\n')
+    python.chmod(0o755)
+    process = start(environment(PYTHON=str(python)), '1', '--')
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+def test_bad_number_of_ranks_is_refused():
+    process = start(environment(), 'two', '--')
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "'two'" in err and len(err.splitlines()) == 1
+
+
+def test_missing_mpirun_is_named(tmp_path):
+    process = start(environment(MPIRUN=str(tmp_path / 'absent')), '2', '--')
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert 'absent' in err and len(err.splitlines()) == 1
+
+
+RANK = '''#!/bin/bash
+trap 'echo told; exit 75' USR1
+echo ready
+for i in {1..600}; do sleep 0.1; done
+'''
+
+
+def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path):
+    beside = pathlib.Path(sys.executable).parent / 'mpirun'
+    python = tmp_path / 'python'
+    python.write_text(RANK)
+    python.chmod(0o755)
+    env = environment(PYTHON=str(python), MPIRUN=str(beside) if beside.exists() else 'mpirun')
+    process = start(env, '2', '--')
+    assert [process.stdout.readline() for _ in range(2)] == ['ready\n'] * 2
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert 'told' in out
+
+
+def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/bash\necho "$*" >> "$(dirname "$0")/scontrol.calls"\n')
+    scontrol.chmod(0o755)
+    for number, calls in [(signal.SIGTERM, []), (signal.SIGUSR1, ['requeue 17'])]:
+        env = {**fake('wait'), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17',
+               'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+        process = start(env, script='paper_1024.slurm')
+        assert process.stdout.readline() == 'ready\n'
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert process.returncode == 75
+        assert lines(tmp_path / 'scontrol.calls') == calls

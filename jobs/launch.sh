@@ -10,10 +10,12 @@
 # * SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1 to this script becomes SIGUSR1 to mpirun, which passes it to
 #   every rank: they write a checkpoint and exit with 75. (SIGTERM to mpirun itself would kill the ranks
 #   unasked.) A second Ctrl-C ends the ranks at once, without a checkpoint.
-# * Status 75 after such a signal is passed on: start again later with --resume auto.
-# * Status 75 without one (a rank was told to stop, this script was not) starts the job again with --resume
-#   auto.
+# * Status 75 after such a signal is passed on: start again later, with the same command.
+# * Status 75 without one (a rank was told to stop, this script was not) starts the job again.
 # * Any other status is passed on.
+#
+# Every start continues what is in --out (--resume auto), the first one only if neither --resume nor --force
+# says otherwise.
 #
 # --dry-run, or DRY_RUN=1, prints the command and exits.
 
@@ -76,7 +78,7 @@ _run() {
 
 launch() {
     local dry_run=${DRY_RUN:-0} ranks version argument name status
-    local arguments=() mpirun_options=() training=() command=()
+    local arguments=() mpirun_options=() training=() command=() resume=(--resume auto)
 
     for argument in "$@"; do
         if [[ $argument == --dry-run ]]; then dry_run=1; else arguments+=("$argument"); fi
@@ -95,7 +97,11 @@ launch() {
         shift
     done
     (($# == 0)) || shift
-    training=("$ROOT/train_imagenet.py" "$@")
+    for argument in "$@"; do
+        case $argument in --force|--resume|--resume=*|-r*) resume=() ;; esac
+        # Started again, a job that began with --force would throw away the checkpoint to start from.
+        [[ $argument == --force ]] || training+=("$argument")
+    done
 
     set_environment "${RANKS_PER_NODE:-$ranks}"
     if ((ranks == 1 && ${#mpirun_options[@]} == 0)); then
@@ -119,10 +125,11 @@ launch() {
         fi
         command+=(${mpirun_options[@]+"${mpirun_options[@]}"} "$PYTHON")
     fi
+    command+=("$ROOT/train_imagenet.py")
 
     if [[ $dry_run != 0 ]]; then
         for name in "${EXPORTED[@]}"; do printf '%s=%q ' "$name" "${!name}"; done
-        printf '%q ' "${command[@]}" "${training[@]}"
+        printf '%q ' "${command[@]}" "$@" ${resume[@]+"${resume[@]}"}
         echo
         return 0
     fi
@@ -131,14 +138,11 @@ launch() {
     trap '_ask INT' INT
     trap '_ask HUP' HUP
     trap '_ask USR1' USR1
-    _run "${command[@]}" "${training[@]}"
+    _run "${command[@]}" "$@" ${resume[@]+"${resume[@]}"}
     status=$?
     while [[ $status == "$EXIT_STOPPED" && -z $ASKED ]]; do
         echo 'launch: stopped with a checkpoint, and nobody asked this script: starting again' >&2
-        # --force would throw away the checkpoint to start from.
-        arguments=()
-        for argument in "${training[@]}"; do [[ $argument == --force ]] || arguments+=("$argument"); done
-        _run "${command[@]}" "${arguments[@]}" --resume auto
+        _run "${command[@]}" ${training[@]+"${training[@]}"} --resume auto
         status=$?
     done
     # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10):

@@ -24,7 +24,6 @@ TRAINING=(
     --allreduce-grad-dtype float16
     --loaderjob "$((CORES > GPUS ? CORES / GPUS : 1))"  # every core decodes images
     --checkpoint-interval 10                            # an iteration takes half a minute; an epoch has 39
-    --resume auto
 )
 
 # shellcheck source-path=SCRIPTDIR source=launch.sh

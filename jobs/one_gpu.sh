@@ -18,7 +18,6 @@ TRAINING=(
     --batchsize 32
     --virtual-workers "$WORKERS"
     --loaderjob "$(nproc)"
-    --resume auto
 )
 
 # shellcheck source-path=SCRIPTDIR source=launch.sh

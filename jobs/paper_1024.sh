@@ -47,7 +47,6 @@ TRAINING=(
     --allreduce-grad-dtype float16
     --loaderjob 2                        # 8 ranks x 2 = the 16 cores of the paper's nodes
     --stall-timeout 300                  # give up, rather than hold 128 nodes, when nothing moves
-    --resume auto
 )
 
 # shellcheck source-path=SCRIPTDIR source=launch.sh

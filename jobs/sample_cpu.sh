@@ -9,4 +9,4 @@ JOBS=$(dirname "${BASH_SOURCE[0]}")
 
 # shellcheck source-path=SCRIPTDIR source=launch.sh
 source "$JOBS/launch.sh"
-launch "$RANKS" -- --epoch "$EPOCHS" --resume auto "$@"
+launch "$RANKS" -- --epoch "$EPOCHS" "$@"

@@ -86,7 +86,15 @@ def test_dry_run_is_an_option_too(fake):
     process = start(fake(), '--dry-run', '--epoch', '7', script='sample_cpu.sh')
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert out.rstrip().endswith('--epoch 7') and '--dry-run' not in out
+    assert '--epoch 7' in out and '--dry-run' not in out
+
+
+@pytest.mark.parametrize('option, resumes', [
+    ('--seed=1', True), ('--root=x', True), ('--force', False), ('--resume=PATH', False), ('-rPATH', False)])
+def test_every_start_continues_unless_told_otherwise(option, resumes, fake):
+    process = start(fake(), '--dry-run', option, script='sample_cpu.sh')
+    out, _ = process.communicate(timeout=30)
+    assert ('--resume auto' in out) == resumes
 
 
 def test_ranks_of_the_sample_run_come_from_the_environment(fake):

@@ -1,0 +1,457 @@
+"""Mean of the gradients over all workers, in one packed exchange with a float16 wire (paper section 2).
+
+The paper computes in single precision and uses "half-precision floats for communication". ChainerMN's
+``pure_nccl`` also *divides* in float16, which flushes most means of small gradients to zero at 1024 workers;
+its ``naive`` knows no float16, and makes one MPI call per parameter. Here both share one arithmetic::
+
+    p_r = wire(G_r / K)                G_r: sum over the K virtual workers of process r, scaled by S
+    w   = wire(p_0 + ... + p_{P-1})    on the CPU: in float32, in the order of the ranks
+    g   = float32(w) / (P S)           cast first, then divide: the mean over n = P K workers
+
+``wire`` rounds once to the nearest float16 or float32 (ties to even), S is the loss scale, P the number of
+processes. Every rank computes the same bits.
+
+Error. With M the exact mean, A the mean of |G_r| / (K S) over the processes, u = 2^-11 and
+tiny = 2^-25 for a float16 wire (unit roundoff, and half the spacing of subnormals), u = 2^-24 and
+tiny = 2^-150 for a float32 one, and no overflow (below), each element obeys on the CPU, for P < 2^13,
+
+    |g - M| <= (1 + 4u) (u (|M| + A) + (1 + 1/P) tiny / S + (P + 2) 2^-24 A).
+
+The first term is each payload's and the sum's rounding; the second is the floor below which a float16 wire
+sees nothing, and the loss scale lowers it; the third is float32's own: the sum of P terms, and the divisions
+by K and P S. NCCL adds in the wire's dtype, at every hop of its ring: up to P - 1 roundings of partial sums
+instead of one. An element overflows when |G_r| / K or the sum of the payloads reaches 65520.
+
+Nothing here imports MPI before :func:`create_communicator` is called: importing mpi4py initialises MPI, and
+processes that load data must have been started by then.
+"""
+
+import math
+
+import numpy as np
+from chainer.backends import cuda
+from chainer.serializers import NpzDeserializer, npz
+
+from lib.errors import UserError
+
+# Elements handled at a time, so that each temporary stays in the processor's cache.
+_BLOCK = 1 << 15
+
+
+def _rounding_table():
+    """Addends by which float32's own addition rounds to float16, by the sign and exponent bits of x.
+
+    For x = ±1.m × 2^e, adding ±2^(e+13) leaves a unit in the last place of 2^(e-10), which is float16's: the
+    addition rounds x as float16 does, ties to even. Below float16's normal range the addend stays that of
+    e = -14, which rounds to subnormals. The addend's own low bits (an even number of units, so that ties stay
+    the same) are the sign and exponent of the result: the sum's low 16 bits are the float16.
+    """
+    sign, exponent = np.divmod(np.arange(512, dtype=np.uint32), 256)
+    # Biased exponents; 113 is 2^-14, and from 143 on (2^16) callers take another way.
+    exponent = exponent.clip(113, 142)
+    bits = (sign << 31) | ((exponent + 13) << 23) | (sign << 15) | ((exponent - 113) << 10)
+    return bits.astype(np.uint32).view(np.float32)
+
+
+_ROUNDING = _rounding_table()
+_FLOAT32_OF_FLOAT16 = np.arange(1 << 16).astype(np.uint16).view(np.float16).astype(np.float32)
+
+
+def _round_to_wire(values, out):
+    """``out[...] = values``, float32 to the wire's dtype, for one block.
+
+    The bits are those of ``astype(float16)``, which takes six times as long, forty times where there are
+    subnormals, as NumPy rounds one element at a time.
+    """
+    # An upper bound of every |x|, in one quick pass: neither NaN, infinity nor overflow passes it.
+    if out.dtype == np.float16 and np.dot(values, values) < 2.0 ** 31:
+        rounded = np.take(_ROUNDING, values.view(np.uint32) >> np.uint32(23), mode='clip')
+        rounded += values
+        np.copyto(out.view(np.uint16), rounded.view(np.uint32), casting='unsafe')
+    else:
+        with np.errstate(over='ignore', invalid='ignore'):
+            np.copyto(out, values, casting='same_kind')
+
+
+def _to_float32(values, table=_FLOAT32_OF_FLOAT16):
+    """One block in float32; float16 goes through ``table`` (65536 float32, by the bits of the float16)."""
+    if values.dtype == np.float16:
+        return np.take(table, values.view(np.uint16), mode='clip')
+    return values.astype(np.float32, copy=False)
+
+
+def _blocks(size):
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
+def to_wire(gradient, out, virtual_workers=1):
+    """``out[...] = wire(gradient / virtual_workers)``, divided in float32 and rounded once.
+
+    Args:
+        gradient (numpy.ndarray): Sum over the process's K virtual workers, any shape, floating point.
+        out (numpy.ndarray): Flat and contiguous, float16 or float32, as many elements.
+        virtual_workers (int): K.
+    """
+    gradient = gradient.reshape(-1)
+    for block in _blocks(gradient.size):
+        values = _to_float32(gradient[block])
+        if virtual_workers != 1:
+            values = values / np.float32(virtual_workers)
+        _round_to_wire(np.ascontiguousarray(values), out[block])
+
+
+def sum_payloads(payloads, out):
+    """``out[...] = wire(payloads[0] + payloads[1] + ...)``, added in float32 in this order, rounded once.
+
+    Args:
+        payloads (numpy.ndarray): Shape (P, m), float16 or float32: what P processes sent, by rank.
+        out (numpy.ndarray): Shape (m,), same dtype.
+    """
+    with np.errstate(over='ignore', invalid='ignore'):
+        for block in _blocks(out.size):
+            total = np.array(_to_float32(payloads[0, block]))
+            for payload in payloads[1:]:
+                total += _to_float32(payload[block])
+            _round_to_wire(total, out[block])
+
+
+def from_wire(total, divisor, out):
+    """``out[...] = float32(total) / divisor``: cast first, then divide in float32.
+
+    Args:
+        total (numpy.ndarray): Shape (m,), float16 or float32.
+        divisor (float): P S, processes times loss scale.
+        out (numpy.ndarray): Shape (m,), float32.
+    """
+    divisor = np.float32(divisor)
+    if total.dtype == np.float32:
+        np.divide(total, divisor, out=out)
+        return
+    with np.errstate(invalid='ignore'):
+        table = _FLOAT32_OF_FLOAT16 / divisor
+    for block in _blocks(total.size):
+        # Not `raise`, NumPy's default, which would go through a copy of `out`.
+        np.take(table, total[block].view(np.uint16), out=out[block], mode='clip')
+
+
+def all_finite(values):
+    """Whether a flat float32 array holds neither NaN nor infinity, in one pass without temporaries."""
+    zeros = np.zeros(_BLOCK, np.float32)
+    # 0 * inf and 0 * nan are nan, and stay nan in the sum.
+    return all(np.dot(values[block], zeros[:values[block].size]) == 0 for block in _blocks(values.size))
+
+
+def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, virtual_workers=1,
+                        mpi_comm=None):
+    """Make ChainerMN's communicator ``name`` with the exchange of gradients described above.
+
+    Called by every process. Initialises MPI.
+
+    Args:
+        name (str): ``naive`` (arrays on the CPU, MPI) or ``pure_nccl`` (arrays on GPUs, NCCL).
+        allreduce_grad_dtype (str): Wire format of gradients, ``float16`` or ``float32``.
+        loss_scale (float): S, by which the loss was multiplied before backward; undone in float32. Not to be
+            given to ``Variable.backward`` too: Chainer's update rules would divide by it a second time.
+        virtual_workers (int): K, workers played by each process.
+        mpi_comm: mpi4py communicator (all processes).
+
+    Returns:
+        MeanGradient: Also a ``chainermn.CommunicatorBase``.
+
+    Raises:
+        UserError: If MPI or NCCL is missing, or an argument is out of range.
+    """
+    if allreduce_grad_dtype not in ('float16', 'float32'):
+        raise UserError(f'--allreduce-grad-dtype {allreduce_grad_dtype}: expected float16 or float32')
+    if not 0 < loss_scale < float('inf'):
+        raise UserError(f'--loss-scale {loss_scale}: expected a positive number')
+    if virtual_workers < 1:
+        raise UserError(f'--virtual-workers {virtual_workers}: expected at least 1')
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
+                        "the cluster's MPI") from error
+    # Classes are made here because ChainerMN's communicators initialise MPI when they are imported.
+    if name == 'naive':
+        from chainermn.communicators.naive_communicator import NaiveCommunicator
+        cls = type('PackedMpiCommunicator', (_MpiMeanGradient, NaiveCommunicator), {})
+    elif name == 'pure_nccl':
+        from chainermn import nccl
+        from chainermn.communicators.pure_nccl_communicator import PureNcclCommunicator
+        if not nccl._available:
+            raise UserError('--communicator pure_nccl: CuPy has no NCCL here; install the extra "gpu", '
+                            'or choose naive')
+        cls = type('Float32MeanNcclCommunicator', (_NcclMeanGradient, PureNcclCommunicator), {})
+    else:
+        raise UserError(f'--communicator {name}: expected pure_nccl or naive')
+    return cls(MPI.COMM_WORLD if mpi_comm is None else mpi_comm, allreduce_grad_dtype, loss_scale,
+               virtual_workers)
+
+
+class MeanGradient:
+    """Mean of the gradients over all n = P K workers, packed into one buffer: mixed into a communicator.
+
+    After the exchange every ``param.grad`` is a view of one flat float32 buffer, which the next exchange
+    overwrites. That holds for float16 parameters too (``mixed16``): in float16 the unscaled mean would lose
+    what the loss scale has saved, before ``use_fp32_update`` casts it to float32.
+    """
+
+    def __init__(self, mpi_comm, wire_dtype='float16', loss_scale=1.0, virtual_workers=1):
+        super().__init__(mpi_comm)
+        self.wire_dtype = np.dtype(wire_dtype)
+        self.loss_scale = float(loss_scale)
+        self.virtual_workers = int(virtual_workers)
+        self._wire = None   # wire dtype, what travels: P equal chunks, the last padded with zeros
+        self._mean = None   # float32, of which gradients are views
+        self._local = []    # gradients before the exchange, for explain_non_finite
+
+    def split(self, color, key):
+        return type(self)(self.mpi_comm.Split(color, key), self.wire_dtype, self.loss_scale,
+                          self.virtual_workers)
+
+    def multi_node_mean_grad(self, model, zero_fill=False):
+        """Replace each parameter's gradient, the sum over K workers, by the mean over all workers.
+
+        Called by every process, after backward into cleared gradients. A parameter without a gradient counts
+        as zero; it stays without unless ``zero_fill``, so it must then be without on every process.
+        """
+        params = _params(model)
+        self._local = [param.grad for _, param in params]
+        self._allocate(sum(param.size for _, param in params), params)
+        slices = _slices(params)
+        for part, gradient in zip(slices, self._local):
+            if gradient is None:
+                self._wire[part] = 0
+            else:
+                self._pack(gradient, self._wire[part])
+        self._sum()
+        self._unpack(self._wire[:self._mean.size], self._mean)
+        for (_, param), part, gradient in zip(params, slices, self._local):
+            if gradient is not None or zero_fill:
+                # The public setter refuses float32 gradients of float16 parameters.
+                param._set_grad_without_check(self._mean[part].reshape(param.shape))
+
+    def gradient_is_finite(self):
+        """Whether the last exchange's mean is finite everywhere: the same answer on every process."""
+        finite = self._all_finite(self._mean)
+        if finite:
+            self._local = []  # nothing to explain: free it before the next backward
+        return finite
+
+    def explain_non_finite(self, model):
+        """Say where the last exchange's mean became NaN or infinite.
+
+        Called by every process, after ``gradient_is_finite`` has said no.
+
+        Returns:
+            str: One line, the same on every process: the rank and the first parameter (in the order of their
+            names) whose gradient was not finite before the exchange; or the one that the wire's dtype could
+            not hold; or the element whose sum it could not hold, and what to do.
+        """
+        names = [name for name, _ in _params(model)]
+        local = [None if gradient is None else cuda.to_cpu(gradient) for gradient in self._local]
+        faults = self.mpi_comm.allgather(_find_fault(local, self.wire_dtype, self.virtual_workers))
+        limit = float(np.finfo(self.wire_dtype).max)
+        remedy = f'use a --loss-scale smaller than {self.loss_scale:g}'
+        if self.wire_dtype == np.float16:
+            remedy += ', or --allreduce-grad-dtype float32'
+
+        broken = {rank: fault for rank, fault in enumerate(faults) if fault and fault[0] == 'local'}
+        if broken:
+            _, index, kind = min(broken.values(), key=lambda fault: fault[1])
+            ranks = [rank for rank, fault in broken.items() if fault[1] == index]
+            others = sorted(set(broken) - set(ranks))
+            return (f'gradient of {names[index]} holds {kind} before the exchange, on rank {_join(ranks)}'
+                    + (f' (another parameter\'s on rank {_join(others)})' if others else ''))
+
+        overflowed = {rank: fault for rank, fault in enumerate(faults) if fault}
+        if overflowed:
+            rank, (_, index, largest) = min(overflowed.items(), key=lambda item: item[1][1])
+            return (f'gradient of {names[index]} overflows {self.wire_dtype} on the wire, on rank {rank}: '
+                    f'largest |g| {largest:.6g}, limit {limit:.6g}; {remedy}')
+
+        mean = cuda.to_cpu(self._mean)
+        element = int(np.flatnonzero(~np.isfinite(mean))[0])
+        index, offset = _locate(element, [param.size for _, param in _params(model)])
+        value = 0.0 if local[index] is None else float(local[index].flat[offset]) / self.virtual_workers
+        total = sum(self.mpi_comm.allgather(value))
+        return (f'sum over {self.size} processes of element {offset} of the gradient of {names[index]} '
+                f'overflows {self.wire_dtype}: {total:.6g}, limit {limit:.6g}; {remedy}')
+
+    def _allocate(self, size, params):
+        """Buffers for ``size`` elements, kept for later exchanges."""
+        if self._mean is None or self._mean.size != size:
+            xp = cuda.get_array_module(*(param.array for _, param in params))
+            self._chunk = -(-size // self.size)
+            self._wire = xp.zeros(self._chunk * self.size, self.wire_dtype)
+            self._mean = xp.empty(size, np.float32)
+
+
+class _MpiMeanGradient(MeanGradient):
+    """On the CPU: all-to-all of the payloads, float32 sum of one chunk per process, all-gather."""
+
+    _received = None  # the P payloads of this process's chunk
+    _total = None     # their sum
+
+    def _pack(self, gradient, payload):
+        to_wire(gradient, payload, self.virtual_workers)
+
+    def _sum(self):
+        if self.size == 1:
+            return
+        if self._received is None or self._received.size != self._wire.size:
+            self._received = np.empty_like(self._wire)
+            self._total = np.empty(self._chunk, self.wire_dtype)
+        self.mpi_comm.Alltoall(_as_mpi(self._wire), _as_mpi(self._received))
+        sum_payloads(self._received.reshape(self.size, self._chunk), self._total)
+        self.mpi_comm.Allgather(_as_mpi(self._total), _as_mpi(self._wire))
+
+    def _unpack(self, total, mean):
+        from_wire(total, self.size * self.loss_scale, mean)
+
+    def _all_finite(self, mean):
+        return all_finite(mean)
+
+
+class _NcclMeanGradient(MeanGradient):
+    """On GPUs: one NCCL all-reduce, on the current stream. NCCL adds in the wire's dtype."""
+
+    def _pack(self, gradient, payload):
+        cuda.elementwise('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',
+                         'gradient_to_wire')(gradient, np.float32(self.virtual_workers),
+                                             payload.reshape(gradient.shape))
+
+    def _sum(self):
+        sum_over_processes(self, self._wire)
+
+    def _unpack(self, total, mean):
+        cuda.elementwise('W total, float32 divisor', 'float32 mean', 'mean = (float)total / divisor',
+                         'mean_from_wire')(total, np.float32(self.size * self.loss_scale), mean)
+
+    def _all_finite(self, mean):
+        return bool(cuda.reduce('float32 mean', 'bool finite', 'isfinite(mean)', 'a && b', 'finite = a',
+                                'true', 'all_finite')(mean))
+
+
+def _params(model):
+    """Initialised parameters with their names, in the order of the names."""
+    return sorted(((name, param) for name, param in model.namedparams() if param.array is not None),
+                  key=lambda item: item[0])
+
+
+def _slices(params):
+    ends = np.cumsum([param.size for _, param in params]).tolist()
+    return [slice(end - param.size, end) for end, (_, param) in zip(ends, params)]
+
+
+def _as_mpi(array):
+    """MPI knows no float16: as unsigned integers of its size."""
+    return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def _find_fault(gradients, wire_dtype, virtual_workers):
+    """First fault of one process's gradients: ``(kind, index of the parameter, what)`` or None."""
+    for index, gradient in enumerate(gradients):
+        if gradient is not None and not np.isfinite(gradient).all():
+            return 'local', index, 'NaN' if np.isnan(gradient).any() else 'infinity'
+    for index, gradient in enumerate(gradients):
+        if gradient is not None:
+            payload = np.empty(gradient.size, wire_dtype)
+            to_wire(gradient, payload, virtual_workers)
+            if not np.isfinite(payload).all():
+                return 'wire', index, float(np.abs(gradient).max()) / virtual_workers
+    return None
+
+
+def _locate(element, sizes):
+    """Array, and element in it, of an element of their concatenation."""
+    ends = np.cumsum(sizes)
+    index = int(np.searchsorted(ends, element, side='right'))
+    return index, int(element - (ends[index] - sizes[index]))
+
+
+def _join(ranks):
+    shown = ', '.join(map(str, ranks[:8]))
+    return shown if len(ranks) <= 8 else f'{shown} and {len(ranks) - 8} more'
+
+
+def agree(comm, *flags):
+    """Whether a flag is set on any process, for each flag, in one all-reduce.
+
+    Args:
+        comm: ChainerMN communicator.
+        flags (bool): As many on every process.
+
+    Returns:
+        tuple: As many bool, the same on every process.
+    """
+    agreed = np.array(flags, np.int32)
+    if comm.size > 1:
+        from mpi4py import MPI
+        comm.mpi_comm.Allreduce(MPI.IN_PLACE, agreed, op=MPI.MAX)
+    return tuple(agreed.astype(bool).tolist())
+
+
+def sum_over_processes(comm, values):
+    """Add ``values`` up over all processes, in place, in their own dtype, in one all-reduce.
+
+    Args:
+        comm: ChainerMN communicator.
+        values: Contiguous float array: NumPy through MPI, or CuPy through NCCL on the current stream.
+    """
+    if comm.size == 1:
+        return
+    if isinstance(values, np.ndarray):
+        from mpi4py import MPI
+        comm.mpi_comm.Allreduce(MPI.IN_PLACE, values)
+    else:
+        from chainermn import nccl
+        from chainermn.communicators._communication_utility import _get_nccl_type_id
+        comm._init_comms()
+        pointer, dtype = values.data.ptr, _get_nccl_type_id(values.dtype)
+        comm.nccl_comm.allReduce(pointer, pointer, values.size, dtype, nccl.NCCL_SUM,
+                                 cuda.cupy.cuda.get_current_stream().ptr)
+
+
+def broadcast_arrays(comm, arrays):
+    """Give rank 0's arrays to every process, packed into one buffer.
+
+    Args:
+        comm: ChainerMN communicator.
+        arrays (dict): Names to NumPy arrays; ignored on the other ranks.
+
+    Returns:
+        dict: The same names and arrays on every process.
+    """
+    if comm.size == 1:
+        return arrays
+    layout = None
+    if comm.rank == 0:
+        layout = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    layout = comm.mpi_comm.bcast(layout)
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in layout]
+    # Each starts at a multiple of 16 bytes, where NumPy expects numbers to lie.
+    starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes]).tolist()
+    packed = np.empty(starts[-1], np.uint8)
+    parts = [packed[start:start + size] for start, size in zip(starts, sizes)]
+    if comm.rank == 0:
+        for part, array in zip(parts, arrays.values()):
+            part[...] = np.frombuffer(array.tobytes(), np.uint8)
+    comm.mpi_comm.Bcast(packed)
+    return {name: part.view(dtype).reshape(shape) for part, (name, dtype, shape) in zip(parts, layout)}
+
+
+def broadcast_model(comm, model):
+    """Make parameters and persistent values equal to rank 0's on every process, through the host.
+
+    Args:
+        comm: ChainerMN communicator.
+        model (chainer.Link): The same on every process but for the values.
+    """
+    if comm.size == 1:
+        return
+    arrays = {name: np.asarray(value) for name, value in npz.serialize(model).items()}
+    # A parameter not yet initialised is stored as None.
+    arrays = {name: array for name, array in arrays.items() if array.dtype != object}
+    NpzDeserializer(broadcast_arrays(comm, arrays), strict=False).load(model)

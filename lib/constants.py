@@ -64,3 +64,19 @@ LIGHTING_EIGENVALUES = (0.2175, 0.0188, 0.0045)      # fb, of ImageNet's RGB cov
 LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009),  # fb, one row per channel, one column per eigenvalue
                          (-0.5808, -0.0045, -0.8140),
                          (-0.5836, -0.6948, 0.4203))
+
+# The paper's cluster and model, for the cost model and reports.
+PAPER_NODE_GPUS = 8                          # A section 3
+PAPER_LINK_BITS = 56e9                       # A section 3, InfiniBand FDR, per second
+PAPER_NODE_LINKS = 2                         # tech.preferred.jp, "MN-1: a GPU cluster behind 15-min ImageNet"
+RESNET50_PARAMETERS = 25557032               # G's variant; tests/models counts them
+RESNET50_STATISTICS = 53120                  # means and variances of its 53 batch normalizations
+
+# A Table 1: team, hardware, software, minibatch, time, accuracy.
+TABLE_1 = (
+    ('He et al.', 'Tesla P100 × 8', 'Caffe', 256, '29 hr', 0.753),
+    ('Goyal et al.', 'Tesla P100 × 256', 'Caffe2', 8192, '1 hr', 0.763),
+    ('Codreanu et al.', 'KNL 7250 × 720', 'Intel Caffe', 11520, '62 min', 0.750),
+    ('You et al.', 'Xeon 8160 × 1600', 'Intel Caffe', 16000, '31 min', 0.753),
+    ('Akiba et al.', 'Tesla P100 × 1024', 'Chainer', 32768, '15 min', 0.749),
+)

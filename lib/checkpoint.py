@@ -14,6 +14,7 @@ It is written under a temporary name, flushed to the disk and renamed, so that a
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -32,6 +33,7 @@ _NAME = re.compile(r'iteration-(\d{8,})\.npz')
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'
+_CHUNK = 1 << 20
 
 
 class DamagedCheckpoint(UserError):
@@ -199,16 +201,21 @@ def _read_member(archive, info, file_size):
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,
                        (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran_order, dtype = read_header(member)
-        content = bytearray(member.read())
-    if fortran_order or dtype.kind in 'OV':
-        raise ValueError(f'{info.filename}: not a plain array')
-    # Raises when shape and content do not go together: Python integers, so that no product overflows.
-    count = 1
-    for side in shape:
-        count *= side
-    if count * dtype.itemsize != len(content):
-        raise ValueError(f'{info.filename}: {len(content)} bytes for shape {shape} of {dtype}')
-    return name, np.ndarray(shape, dtype, content)
+        if fortran_order or dtype.kind in 'OV':
+            raise ValueError(f'{info.filename}: not a plain array')
+        # math.prod of Python integers: no product overflows.
+        left = info.file_size - member.tell()
+        if math.prod(shape) * dtype.itemsize != left:
+            raise ValueError(f'{info.filename}: {left} bytes for shape {shape} of {dtype}')
+        array = np.empty(shape, dtype)
+        content = memoryview(array.reshape(-1).view(np.uint8))
+        for start in range(0, left, _CHUNK):
+            chunk = content[start:start + _CHUNK]
+            if member.readinto(chunk) != len(chunk):
+                raise ValueError(f'{info.filename}: ends too early')
+        if member.read(1):  # the end, where zipfile compares its own checksum
+            raise ValueError(f'{info.filename}: ends too late')
+    return name, array
 
 
 # The directory of checkpoints
@@ -500,7 +507,7 @@ def _prepare_state(arrays, path, param, rule):
 def _differences(arrays, values, same_dtype):
     """One line on how a file's arrays differ from a program's values; empty when they fit."""
     phrases = []
-    for name, value in values.items():
+    for name, value in sorted(values.items()):  # Chainer keeps names in sets, whose order changes
         shape, dtype = np.shape(value), getattr(value, 'dtype', np.dtype(type(value)))
         if name not in arrays:
             phrases.append(f'{name} is not in the file')
@@ -509,7 +516,7 @@ def _differences(arrays, values, same_dtype):
         elif arrays[name].dtype != dtype if same_dtype else not np.can_cast(arrays[name].dtype, dtype,
                                                                             'same_kind'):
             phrases.append(f"{name} has dtype {dtype}, the file's is {arrays[name].dtype}")
-    phrases += [f'the file also has {name}' for name in arrays if name not in values]
+    phrases += [f'the file also has {name}' for name in sorted(arrays) if name not in values]
     shown = 3
     more = f' and {len(phrases) - shown} more' if len(phrases) > shown else ''
     return '; '.join(phrases[:shown]) + more
@@ -519,8 +526,8 @@ def save_model(path, model):
     """Writes a model's weights, atomically, as ``chainer.serializers.load_npz`` reads them."""
     arrays = {name: _to_host(value) for name, value in _model_values(model).items()}
     with replacing(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            _write_member(archive, name, array)
+        for name in sorted(arrays):
+            _write_member(archive, name, arrays[name])
 
 
 def load_model(path, model):

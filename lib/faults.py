@@ -59,6 +59,9 @@ def _end_job(comm, status):
     """Ends every rank with ``status``, without a word more."""
     comm = _mpi(comm)
     if comm is not None and comm.Get_size() > 1:
+        # mpirun drops what it has not read from a rank by the time of the abort; and other ranks may have the
+        # same to say.
+        time.sleep(1)
         # Should MPI itself be stuck, an exit without MPI_Finalize is what mpirun takes for a failure.
         faulthandler.dump_traceback_later(10, exit=True, file=2)
         with contextlib.suppress(Exception):

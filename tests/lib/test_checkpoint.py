@@ -22,6 +22,7 @@ import pytest
 from lib import checkpoint
 from lib.checkpoint import DamagedCheckpoint
 from lib.errors import UserError
+from lib.optimizer import RMSpropWarmup
 
 ARRAYS = {
     'model/fc/W': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -458,7 +459,7 @@ class Network(chainer.Chain):
 def make(n_out=3, dtype=np.float32, seed=0):
     np.random.seed(seed)
     model = Network(n_out, dtype)
-    optimizer = chainer.optimizers.Adam(alpha=0.01)  # two states per parameter
+    optimizer = RMSpropWarmup(lr=0.01, alpha_sgd=0.5, alpha_rmsprop=0.5)
     if dtype == chainer.mixed16:
         optimizer.use_fp32_update()
     return model, optimizer.setup(model)
@@ -493,7 +494,7 @@ def test_flatten_names_everything_and_shares_no_memory():
     train(model, optimizer, 0, 1)
     arrays = checkpoint.flatten(model, optimizer)
     params = ['fc/W', 'fc/b', 'bn/gamma', 'bn/beta']
-    rules = [f'{param}/{entry}' for param in params for entry in ('t', 'm', 'v')]
+    rules = [f'{param}/{entry}' for param in params for entry in ('t', 'm', 'delta')]
     masters = [f'{name}/fp32_param' for name, param in model.namedparams() if param.dtype == np.float16]
     assert len(masters) >= 2
     assert set(arrays) == {f'model/{name}' for name in [*params, 'bn/avg_mean', 'bn/avg_var', 'bn/N']} | {
@@ -577,14 +578,17 @@ def test_weights_that_chainer_wrote_are_cast_to_the_networks_dtype(tmp_path):
 
 def test_weights_of_another_class_count_name_the_shapes(tmp_path):
     checkpoint.save_model(tmp_path / 'model.npz', Network(n_out=5))
-    with pytest.raises(UserError, match=r"fc/W has shape \(3, 4\), the file's is \(5, 4\)") as caught:
+    with pytest.raises(UserError, match=r"bn/avg_mean has shape \(3,\), the file's is \(5,\); .* more") as caught:
         checkpoint.load_model(tmp_path / 'model.npz', Network(n_out=3))
     assert 'model.npz' in str(caught.value) and '\n' not in str(caught.value)
+    checkpoint.save_model(tmp_path / 'model.npz', L.Linear(4, 5))
+    with pytest.raises(UserError, match=r"W has shape \(3, 4\), the file's is \(5, 4\); b has"):
+        checkpoint.load_model(tmp_path / 'model.npz', L.Linear(4, 3))
 
 
 def test_weights_of_another_network_name_what_is_missing_and_left_over(tmp_path):
     np.savez(tmp_path / 'other.npz', **{'conv/W': np.zeros(1)})
-    with pytest.raises(UserError, match='fc/W is not in the file.* and 5 more'):
+    with pytest.raises(UserError, match='bn/N is not in the file.* and 5 more'):
         checkpoint.load_model(tmp_path / 'other.npz', Network())
 
 

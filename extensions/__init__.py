@@ -1,3 +1,18 @@
 """Chainer trainer extensions."""
 
-from lib import compat  # noqa: F401  (before anything that imports Chainer)
+from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+
+from extensions.averaged_statistics import AveragedStatistics
+from extensions.checkpointing import Checkpointing
+from extensions.heartbeat import Heartbeat
+from extensions.iteration_times import IterationTimes
+from extensions.job_log import JobLog
+from extensions.plots import Plots
+from extensions.recipe_schedule import RecipeSchedule
+from extensions.skipped_images import SkippedImages
+from extensions.tensorboard import TensorBoard
+from extensions.triggers import CheckpointDue, EpochEnd, RunEnd
+from extensions.validation import Validation
+
+__all__ = ['AveragedStatistics', 'CheckpointDue', 'Checkpointing', 'EpochEnd', 'Heartbeat', 'IterationTimes',
+           'JobLog', 'Plots', 'RecipeSchedule', 'RunEnd', 'SkippedImages', 'TensorBoard', 'Validation']

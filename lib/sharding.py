@@ -7,6 +7,7 @@ many processes carry it out: this is Goyal et al., Remark 4 (one shuffling per e
 """
 
 import functools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -82,7 +83,7 @@ def n_iterations(epochs, n_examples, total_batch):
         int: Number of iterations.
     """
     images = Fraction(str(epochs)) * n_examples
-    return -(-images // total_batch).__int__()
+    return math.ceil(images / total_batch)
 
 
 def ends_epoch(iteration, n_examples, total_batch):
@@ -95,7 +96,7 @@ def ends_epoch(iteration, n_examples, total_batch):
 
 
 def block(part, n_parts, n_examples):
-    """Contiguous share of ``n_examples`` that belongs to ``part`` of ``n_parts``; shares differ by at most one.
+    """Contiguous share of ``n_examples`` that belongs to ``part`` of ``n_parts``; sizes differ by at most 1.
 
     Consecutive workers hold consecutive blocks, so the K workers of one process hold one block together.
 

@@ -63,7 +63,8 @@ def test_two_processes_that_know_nothing_of_each_other_agree():
                'print([a.tolist() for t in range(3) for a in worker_batch(t, 2, 4, 8, 29, 5)])')
     answers = {subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                               check=True).stdout for _ in range(2)}
-    assert answers == {f'{[a.tolist() for t in range(3) for a in sharding.worker_batch(t, 2, 4, 8, 29, 5)]}\n'}
+    here = [a.tolist() for t in range(3) for a in sharding.worker_batch(t, 2, 4, 8, 29, 5)]
+    assert answers == {f'{here}\n'}
 
 
 def test_order_is_the_published_one():

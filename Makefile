@@ -1,0 +1,39 @@
+# Every target does its own set-up, in a virtual environment of its own.
+PYTHON ?= python3
+VENV ?= .venv
+# Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
+PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
+REQUIREMENTS = setup.py build-constraints.txt
+
+.PHONY: train test lint bench soak clean
+
+train: $(VENV)/.train
+	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/python -m ruff check .
+
+bench: $(VENV)/.bench
+	PYTHON=$(VENV)/bin/python jobs/bench.sh
+
+soak: $(VENV)/.test
+	$(VENV)/bin/python jobs/soak.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info result
+
+$(VENV)/.train: $(REQUIREMENTS)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --editable '.[mpi]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.train
+	$(PIP) install --quiet --editable '.[mpi,test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) install --quiet --editable '.[mpi,test,bench]'
+	touch $@

@@ -1,0 +1,78 @@
+"""Chainer's LogReport for the whole job: every process's loss, not that of rank 0."""
+
+import json
+import os
+import sys
+
+import numpy as np
+from chainer import training
+from chainer.training import extensions
+
+from lib import communicators
+
+_AVERAGED = ('main/loss', 'main/accuracy')
+
+
+class JobLog(extensions.LogReport):
+    """Writes a row of ``log`` at the end of every epoch.
+
+    ``main/loss`` and ``main/accuracy`` are means over the row's iterations and all workers, added up in one
+    small all-reduce per row; ``epoch`` is the number of images seen over N, fractional. All else that was
+    reported enters with its value in the row's last iteration.
+
+    Called on every process, each of which plays ``workers`` workers; rank 0 writes.
+    """
+
+    priority = training.PRIORITY_READER
+    default_name = 'LogReport'  # the name by which Chainer's PrintReport finds it
+
+    def __init__(self, comm, workers, out, trigger):
+        super().__init__(trigger=trigger)
+        self._comm = comm
+        self._workers = workers
+        self._path = os.path.join(out, 'log')
+        self._sums = np.zeros(1 + len(_AVERAGED))
+        self._unread = []
+
+    @property
+    def sums(self):
+        """This process's part of the row under way, float64 ``(3,)``: minibatches, loss, accuracy."""
+        for values in self._unread:
+            self._sums += self._workers * np.array([1, *map(float, values)])
+        self._unread = []
+        return self._sums.copy()
+
+    def restore(self, rows, sums):
+        """Continue from a checkpoint: the rows so far, and this process's part of the row under way."""
+        self._log = rows
+        self._sums = np.array(sums, np.float64)
+
+    def __call__(self, trainer):
+        # Kept as they come: values that a device is still computing are waited for once a row.
+        self._unread.append([trainer.observation[key] for key in _AVERAGED])
+        if self._trigger(trainer):
+            self._append_row(trainer)
+
+    def _append_row(self, trainer):
+        sums = self.sums
+        self._sums[:] = 0
+        communicators.sum_over_processes(self._comm, sums)
+        minibatches, *totals = sums.tolist()
+        updater = trainer.updater
+        row = {'epoch': updater.epoch_detail, 'iteration': updater.iteration,
+               'elapsed_time': trainer.elapsed_time}
+        row.update(zip(_AVERAGED, (total / minibatches for total in totals)))
+        row.update((key, float(value)) for key, value in trainer.observation.items()
+                   if key not in _AVERAGED)
+        self._log.append(row)
+        if self._comm.rank == 0:
+            self._write()
+
+    def _write(self):
+        try:
+            with open(f'{self._path}.tmp', 'w') as file:
+                json.dump(self._log, file, indent=4)
+            os.replace(f'{self._path}.tmp', self._path)
+        except OSError as error:  # a full disk must not end the training
+            print(f'{self._path} was not written ({error.strerror}); training goes on', file=sys.stderr,
+                  flush=True)

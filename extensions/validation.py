@@ -1,0 +1,35 @@
+"""Validation of the whole job, exact (``lib.validation``)."""
+
+import chainer
+from chainer import training
+
+from lib import communicators, faults, validation
+from lib.errors import UserError
+
+
+class Validation(training.Extension):
+    """Reports ``validation/main/loss`` and ``validation/main/accuracy`` of the whole job.
+
+    Args:
+        comm: ChainerMN communicator.
+        evaluate_share (callable): Evaluates this process's share and returns its sums (``lib.validation``).
+    """
+
+    priority = training.PRIORITY_WRITER
+    default_name = 'Validation'
+
+    def __init__(self, comm, evaluate_share):
+        self._comm = comm
+        self._evaluate_share = evaluate_share
+
+    def __call__(self, trainer):
+        error, sums = None, None
+        try:
+            sums = self._evaluate_share()
+        except UserError as raised:
+            error = raised
+        if communicators.agree(self._comm, error is not None)[0]:
+            faults.raise_together(self._comm.mpi_comm, error)
+        communicators.sum_over_processes(self._comm, sums)
+        means = validation.means(sums)
+        chainer.report({f'validation/main/{name}': value for name, value in means.items()})

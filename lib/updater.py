@@ -1,0 +1,115 @@
+"""One iteration of the method: n workers' gradients, their mean, one update."""
+
+import chainer
+import chainer.functions as F
+import numpy as np
+
+from lib import communicators, faults, normalization
+from lib.errors import TrainingFault, UserError
+
+
+class WorkerUpdater(chainer.training.Updater):
+    """Updates the model as n synchronous workers, K of them played by this process in turn.
+
+    An iteration: each worker computes the gradient of its own b images, normalised by batch normalization
+    with those images alone; the communicator averages over all n workers; the optimizer makes one step.
+    Before the exchange the processes agree on whether one of them has met an error or was asked to stop, so
+    that all leave at the same iteration.
+
+    Attributes:
+        iteration (int): Iterations done.
+        stopping (bool): Whether any process was asked to stop, the same on all processes.
+    """
+
+    def __init__(self, plan, model, optimizer, comm, batches, statistics, timer, stop_request):
+        self.plan = plan
+        self.model = model
+        self.comm = comm
+        self.timer = timer
+        self.iteration = 0
+        self.stopping = False
+        self._optimizer = optimizer
+        self._batches = batches
+        self._statistics = statistics
+        self._stop_request = stop_request
+
+    # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
+
+    @property
+    def epoch_detail(self):
+        """Images seen over N, fractional."""
+        return self.plan.epoch_at(self.iteration)
+
+    @property
+    def previous_epoch_detail(self):
+        return self.plan.epoch_at(max(self.iteration - 1, 0))
+
+    @property
+    def epoch(self):
+        return int(self.epoch_detail)
+
+    @property
+    def is_new_epoch(self):
+        return self.epoch > int(self.previous_epoch_detail)
+
+    def connect_trainer(self, trainer):
+        pass
+
+    def finalize(self):
+        pass
+
+    def get_optimizer(self, name):
+        return {'main': self._optimizer}[name]
+
+    def get_all_optimizers(self):
+        return {'main': self._optimizer}
+
+    def serialize(self, serializer):
+        self.iteration = int(serializer('iteration', self.iteration))
+
+    def update(self):
+        """Run one iteration.
+
+        Raises:
+            UserError: On every process, if the data of one cannot be read.
+            TrainingFault: On every process, before the update, if the mean gradient is not finite.
+        """
+        with self.timer('iteration'):
+            error = None
+            try:
+                loss, accuracy = self._compute_gradient()
+            except UserError as raised:
+                error = raised
+            failed, self.stopping = communicators.agree(
+                self.comm, error is not None, self._stop_request.received is not None)
+            if failed:
+                faults.raise_together(self.comm.mpi_comm, error)
+            with self.timer('allreduce'):
+                self.comm.multi_node_mean_grad(self.model)
+            if not self.comm.gradient_is_finite():
+                raise TrainingFault(f'iteration {self.iteration + 1}: '
+                                    f'{self.comm.explain_non_finite(self.model)}')
+            self._optimizer.update()
+        self.iteration += 1
+        chainer.report({'main/loss': loss, 'main/accuracy': accuracy})
+
+    def _compute_gradient(self):
+        """Leave in ``param.grad`` the sum over this process's workers; return mean loss and accuracy."""
+        plan = self.plan
+        device = self.model.device
+        self.model.cleargrads()
+        losses, corrects = 0, 0
+        for k in range(plan.virtual_workers):
+            with self.timer('data'):
+                images, labels = next(self._batches)
+            x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
+            t = device.send(labels)
+            self._statistics.select(k)
+            y = F.cast(self.model(x), 'float32')
+            loss = F.softmax_cross_entropy(y, t)
+            # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
+            loss.grad = device.xp.asarray(0 * loss.array + np.float32(plan.loss_scale))
+            loss.backward()
+            losses += loss.array.astype('float64')
+            corrects += (y.array.argmax(axis=1) == t).sum()
+        return losses / plan.virtual_workers, corrects / (plan.virtual_workers * plan.batch)

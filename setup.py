@@ -5,7 +5,7 @@ import setuptools
 setuptools.setup(
     name='extremely-large-minibatch-sgd',
     version='1.0.0',
-    description='Training ResNet-50 on ImageNet with minibatches of 32k: Akiba, Suzuki, Fukuda 2017 on Chainer',
+    description='ResNet-50 on ImageNet with minibatches of 32k (Akiba, Suzuki, Fukuda 2017), on Chainer',
     python_requires='>=3.9',
     packages=['lib', 'models', 'extensions'],
     py_modules=['train_imagenet'],

@@ -41,8 +41,7 @@ def mpirun(tmp_path):
     def run(n, *args, check=True, timeout=120, cwd=ROOT, env=None):
         command = [*mpirun_command(), '-np', str(n), sys.executable, *map(str, args)]
         done = subprocess.run(command, cwd=cwd, env={**rank_environment(), **(env or {})}, text=True,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              timeout=timeout)
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
         if check and done.returncode != 0:
             pytest.fail(f'{" ".join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}')
         return done

@@ -64,7 +64,8 @@ def test_goyal_plan_names_plain_momentum():
 
 @pytest.mark.parametrize('change', [
     {'batch': 64}, {'workers': 8}, {'arch': 'resnet101'}, {'n_train': 1000},
-    {'allreduce_grad_dtype': 'float32'}, {'loss_scale': 128}, {'dtype': 'mixed16'}, {'jitter': True}, {'max_iterations': 3},
+    {'allreduce_grad_dtype': 'float32'}, {'loss_scale': 128}, {'dtype': 'mixed16'}, {'jitter': True},
+    {'max_iterations': 3},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], epochs=45)},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], eta_scale=2)},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], bn_statistics='last-local')},

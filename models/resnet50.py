@@ -16,12 +16,13 @@ import chainer.links as L
 from chainer.initializers import HeNormal, Normal
 
 from lib.constants import BN_DECAY, BN_EPS, FC_STD, INSIZE
+from models.convolution import Convolution2D
 
 
 def convolution(in_channels, out_channels, ksize, stride, rng):
     """A convolution without bias that divides the side by ``stride``, rounded up (odd ``ksize``)."""
-    return L.Convolution2D(in_channels, out_channels, ksize, stride, pad=ksize // 2, nobias=True,
-                           initialW=HeNormal(fan_option='fan_out', rng=rng))
+    return Convolution2D(in_channels, out_channels, ksize, stride, pad=ksize // 2,
+                         initialW=HeNormal(fan_option='fan_out', rng=rng))
 
 
 def batch_normalization(channels, initial_gamma=1):

@@ -4,6 +4,8 @@ One momentum buffer holds both terms, and the learning rate stays outside of it,
 correction of Goyal et al. (section 3): a new learning rate does not rescale the steps gathered so far.
 """
 
+import functools
+
 import chainer.links as L
 import numpy as np
 from chainer import optimizer, serializer, variable
@@ -23,6 +25,19 @@ _default_hyperparam.mu1 = constants.MU1
 _default_hyperparam.mu2 = constants.MU2
 _default_hyperparam.eps = constants.EPS
 _default_hyperparam.weight_decay = 0.0
+
+
+@functools.lru_cache(maxsize=16)  # for the 161 parameters of an iteration
+def _scalars(dtype, lr, alpha_sgd, alpha_rmsprop, mu1, mu2, eps, weight_decay):
+    """Hyperparameters of the update as arrays without dimensions.
+
+    They cost a NumPy call half of what Python floats do, and unlike np.float64 scalars leave float32 alone.
+    """
+    if eps != 0 and dtype.type(eps) == 0:
+        raise ValueError(f'eps {eps} is 0 in {dtype.name}, in which RMSprop warm-up cannot update a '
+                         'parameter: call use_fp32_update() of the optimizer')
+    return tuple(np.array(value, dtype) for value in (
+        lr, alpha_sgd, alpha_rmsprop, mu1, mu2, 1 - mu2, eps, weight_decay))
 
 
 class RMSpropWarmupRule(optimizer.UpdateRule):
@@ -66,30 +81,18 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         elif self._fp32_param is not None:
             serializer_('fp32_param', self._fp32_param.array)
 
-    def _hyperparameters(self, dtype):
-        # Python floats: NumPy 2 computes float32 arrays with np.float64 scalars in float64.
-        hp = self.hyperparam
-        eps = float(hp.eps)
-        if eps != 0 and dtype.type(eps) == 0:
-            raise ValueError(f'eps {eps} is 0 in {dtype.name}, in which RMSprop warm-up cannot update a '
-                             'parameter: call use_fp32_update() of the optimizer')
-        return (float(hp.lr), float(hp.alpha_sgd), float(hp.alpha_rmsprop), float(hp.mu1), float(hp.mu2), eps,
-                float(hp.weight_decay))
-
     def update_core_cpu(self, param):
         grad = param.grad
         if grad is None:
             return
-        dtype = param.dtype
-        hyperparameters = self._hyperparameters(dtype)
-        _, alpha_sgd, alpha_rmsprop, _, mu2, _, weight_decay = hyperparameters
-        # As arrays without dimensions they cost a call half of what Python floats do.
-        eta, a_sgd, a_rmsprop, mu1, mu2, eps, decay, one_minus_mu2 = (
-            np.array(value, dtype) for value in (*hyperparameters, 1 - mu2))
+        eta, alpha_sgd, alpha_rmsprop, mu1, mu2, one_minus_mu2, eps, weight_decay = _scalars(
+            param.dtype, **self.hyperparam.get_dict())
+        with_rmsprop, with_sgd, sgd_alone = alpha_rmsprop != 0, alpha_sgd != 0, alpha_sgd == 1
+        with_decay = weight_decay != 0
 
         length = min(param.size, BLOCK)
-        scratch = np.empty(length, dtype)
-        decayed = np.empty(length if weight_decay != 0 else 0, dtype)
+        scratch = np.empty(length, param.dtype)
+        decayed = np.empty(length if with_decay else 0, param.dtype)
 
         # Blocks of contiguous arrays are views, of others buffers, which the iterator writes back.
         blocks = np.nditer(
@@ -100,9 +103,9 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         with blocks, np.errstate(all='ignore'):
             for theta, g, m, delta in blocks:
                 t = scratch[:theta.size]
-                if weight_decay != 0:
+                if with_decay:
                     decayed_g = decayed[:theta.size]
-                    np.multiply(theta, decay, decayed_g)
+                    np.multiply(theta, weight_decay, decayed_g)
                     np.add(decayed_g, g, decayed_g)
                     g = decayed_g
 
@@ -112,20 +115,18 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
                 np.multiply(m, mu2, m)
                 np.add(m, t, m)
 
-                # t = (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) g, without the passes that change nothing
-                if alpha_rmsprop != 0:
+                # step = (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) g, less the passes that change nothing
+                if with_rmsprop:
                     np.sqrt(m, t)
                     np.add(t, eps, t)
-                    np.divide(a_rmsprop, t, t)
-                    if alpha_sgd != 0:
-                        np.add(t, a_sgd, t)
+                    np.divide(alpha_rmsprop, t, t)
+                    if with_sgd:
+                        np.add(t, alpha_sgd, t)
                     step = np.multiply(t, g, t)
-                elif alpha_sgd != 1:
-                    step = np.multiply(g, a_sgd, t)
                 else:
-                    step = g
+                    step = g if sgd_alone else np.multiply(g, alpha_sgd, t)
 
-                # delta = mu1 delta - t; theta += eta delta
+                # delta = mu1 delta - step; theta += eta delta
                 np.multiply(delta, mu1, delta)
                 np.subtract(delta, step, delta)
                 np.multiply(delta, eta, t)
@@ -135,7 +136,7 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         grad = param.grad
         if grad is None:
             return
-        eta, alpha_sgd, alpha_rmsprop, mu1, mu2, eps, weight_decay = self._hyperparameters(param.dtype)
+        scalars = [scalar.item() for scalar in _scalars(param.dtype, **self.hyperparam.get_dict())]
         cuda.elementwise(
             'T grad, T eta, T alpha_sgd, T alpha_rmsprop, T mu1, T mu2, T one_minus_mu2, T eps, '
             'T weight_decay',
@@ -145,8 +146,7 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
                delta = mu1 * delta - (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) * g;
                theta += eta * delta;''',
             'rmsprop_warmup')(
-                grad, eta, alpha_sgd, alpha_rmsprop, mu1, mu2, 1 - mu2, eps, weight_decay,
-                param.array, self.state['m'], self.state['delta'])
+                grad, *scalars, param.array, self.state['m'], self.state['delta'])
 
 
 class RMSpropWarmup(optimizer.GradientMethod):

@@ -19,6 +19,7 @@ import os
 import pathlib
 import platform
 import re
+import stat
 import threading
 import zipfile
 
@@ -166,18 +167,17 @@ def _scan(path, keep):
 def _scan_unguarded(path, keep):
     digest = hashlib.sha256()
     texts = {}
-    # Stat before open: opening a named pipe would wait for its writer.
-    size = os.stat(path).st_size
-    if not os.path.isfile(path):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer
         raise ValueError('not a file')
-    if size == 0:
+    if status.st_size == 0:
         raise ValueError('empty file')
     with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', f'{_DIGEST}.npy'} <= set(names):
             raise ValueError('not written by this program')
         for info in sorted(archive.infolist(), key=lambda info: info.filename[:-len('.npy')]):
-            name, array = _read_member(archive, info, size)
+            name, array = _read_member(archive, info)
             if name != _DIGEST:
                 _digest_entry(digest, name, array)
             if name in (_DESCRIPTION, _DIGEST):
@@ -189,13 +189,11 @@ def _scan_unguarded(path, keep):
     return json.loads(texts[_DESCRIPTION])
 
 
-def _read_member(archive, info, file_size):
-    """Name and array of one entry; allocates nothing that the file cannot hold."""
+def _read_member(archive, info):
+    """Name and array of one entry; allocates no more than the archive says it holds."""
     name, extension = os.path.splitext(info.filename)
     if extension != '.npy' or info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f'{info.filename}: not an uncompressed array')
-    if not 0 <= info.file_size <= file_size:
-        raise ValueError(f'{info.filename}: larger than the file')
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,

@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import lib  # noqa: E402, F401  (before any test imports Chainer)
 
 
 def rank_environment():
@@ -45,5 +49,38 @@ def mpirun(tmp_path):
         if check and done.returncode != 0:
             pytest.fail(f'{" ".join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}')
         return done
+
+    return run
+
+
+def draw_images(folder, classes, per_class, size=(20, 18), seed=0):
+    """A small data set in the ImageNet layout: noise around a colour of its class."""
+    bits = np.random.RandomState(seed)
+    for label, name in enumerate(classes):
+        directory = folder / name
+        directory.mkdir(parents=True)
+        colour = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
+        for i in range(per_class):
+            pixels = np.clip(colour + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(directory / f'{name}_{i}.JPEG', quality=90)
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+    """Training folder with 75 images of 3 classes, validation folder with 21."""
+    root = tmp_path_factory.mktemp('images')
+    classes = ('ant', 'bee', 'cat')
+    draw_images(root / 'train', classes, 25, seed=1)
+    draw_images(root / 'val', classes, 7, seed=2)
+    return root / 'train', root / 'val'
+
+
+@pytest.fixture
+def train(mpirun, small_data, tmp_path):
+    """``train(n, *options)`` runs the program on ``n`` ranks on ``small_data``; resnet8 at 16 pixels."""
+
+    def run(n, *options, out=None, data=small_data, **kwargs):
+        return mpirun(n, 'train_imagenet.py', *data, '--arch', 'resnet8', '--insize', '16', '-j', '0',
+                      '-o', out or tmp_path / 'out', *options, **kwargs)
 
     return run

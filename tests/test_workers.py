@@ -1,0 +1,71 @@
+"""Workers are an idea, processes a means: the same training however it is carried out."""
+
+import json
+
+import numpy as np
+import pytest
+
+WORKERS = 4
+# 20 iterations of 4 workers x 8 images on 75 images: 8 1/2 epochs.
+LENGTH = ['-B', '8', '-E', str(20 * 32 / 75)]
+
+
+def weights(out):
+    with np.load(out / 'model.npz') as arrays:
+        return dict(arrays)
+
+
+def largest_difference(a, b):
+    """Largest difference over largest magnitude, of the array where that is largest."""
+    return max(np.abs(a[name] - b[name]).max() / np.abs(a[name]).max() for name in a if np.any(a[name]))
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """Runs made so far, by their options: several tests look at the same ones."""
+    return {}
+
+
+@pytest.fixture
+def run(train, runs, tmp_path_factory):
+    def make(processes, *options):
+        key = processes, *options
+        if key not in runs:
+            out = tmp_path_factory.mktemp('run')
+            train(processes, '--virtual-workers', WORKERS // processes, *LENGTH, *options, out=out / 'out')
+            runs[key] = out / 'out'
+        return runs[key]
+    return make
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_processes_and_virtual_workers_train_the_same_network(run, processes):
+    alone = weights(run(1, '--allreduce-grad-dtype', 'float32'))
+    together = weights(run(processes, '--allreduce-grad-dtype', 'float32'))
+    assert largest_difference(alone, together) < 1e-4
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_float16_wire_keeps_processes_and_virtual_workers_close(run, processes):
+    # A process rounds the mean over its virtual workers once, several processes round each their own. Twenty
+    # steps of RMSprop, which divides by the gradient's size, make that a few per cent; hence the bound.
+    options = ['--allreduce-grad-dtype', 'float16', '--loss-scale', '1024']
+    difference = largest_difference(weights(run(1, *options)), weights(run(processes, *options)))
+    assert 0 < difference < 0.1
+
+
+def test_log_is_the_same_however_the_workers_are_played(run):
+    alone, together = (json.loads((run(n, '--allreduce-grad-dtype', 'float32') / 'log').read_text())
+                       for n in (1, 4))
+    assert len(alone) == len(together) == 9
+    for row, other in zip(alone, together):
+        assert row['iteration'] == other['iteration']
+        assert row['epoch'] == other['epoch'] == row['iteration'] * 32 / 75
+        for key in ('main/loss', 'main/accuracy', 'validation/main/loss', 'validation/main/accuracy', 'lr',
+                    'alpha_sgd', 'alpha_rmsprop'):
+            assert row[key] == pytest.approx(other[key], rel=1e-3), key
+
+
+def test_every_row_follows_a_crossed_epoch_or_the_last_iteration(run):
+    log = json.loads((run(1, '--allreduce-grad-dtype', 'float32') / 'log').read_text())
+    assert [row['iteration'] for row in log] == [3, 5, 8, 10, 12, 15, 17, 19, 20]

@@ -8,6 +8,8 @@ Files are read the way a viewer shows them: turned as their EXIF orientation say
 16-bit grey scaled to 8 bits, greyscale, palettes and CMYK as RGB.
 """
 
+import contextlib
+import math
 import os
 import warnings
 
@@ -70,48 +72,56 @@ def load_validation(path, insize):
 
 
 def _load(path, insize, choose_box):
-    try:
-        with Image.open(path) as image:
+    with contextlib.ExitStack() as stack:
+        with _blaming(path):
+            image = stack.enter_context(Image.open(path))
             width, height = image.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise BadImage(path, f'{width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}')
             is_jpeg = image.format in ('JPEG', 'MPO')
             if not is_jpeg:
                 image.load()  # other formats may keep the orientation behind the pixels, or turn themselves
-            return _upright_crop(image, insize, choose_box, is_jpeg)
-    except (BadImage, MemoryError):
-        raise
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise BadImage(path, _reason(path, error)) from None
+                width, height = image.size
+            orientation = _orientation(image, is_jpeg)
+        mirror_columns, mirror_rows, transpose = _UPRIGHT.get(orientation, (False, False, False))
 
+        # Only the crop is turned: its box is chosen on the upright size and turned back to the stored image.
+        if transpose:
+            upper, left, lower, right = choose_box(height, width)
+        else:
+            left, upper, right, lower = choose_box(width, height)
+        if mirror_columns:
+            left, right = width - right, width - left
+        if mirror_rows:
+            upper, lower = height - lower, height - upper
 
-def _upright_crop(image, insize, choose_box, is_jpeg):
-    # Only the crop is turned: the box is chosen on the upright size and turned back to the stored image.
-    orientation = _orientation(image, is_jpeg)
-    mirror_columns, mirror_rows, transpose = _UPRIGHT.get(orientation, (False, False, False))
-    width, height = image.size
-    if transpose:
-        upper, left, lower, right = choose_box(height, width)
-    else:
-        left, upper, right, lower = choose_box(width, height)
-    if mirror_columns:
-        left, right = width - right, width - left
-    if mirror_rows:
-        upper, lower = height - lower, height - upper
-
-    scale = 1
-    if is_jpeg:
-        shrinks = min(right - left, lower - upper) / insize
-        scale = max([s for s in (1, 2, 4, 8) if s * REDUCING_GAP <= shrinks], default=1)
-        if scale > 1:
-            image.draft(None, (width // scale, height // scale))
-            scale = round(width / image.width)
-    pixels = _resize(image, insize, [edge / scale for edge in (left, upper, right, lower)])
+        with _blaming(path):
+            scale = _reduce(image, min(right - left, lower - upper) / insize) if is_jpeg else 1
+            pixels = _resize(image, insize, [edge / scale for edge in (left, upper, right, lower)])
     if mirror_columns:
         pixels = pixels[:, ::-1]
     if mirror_rows:
         pixels = pixels[::-1]
     return pixels.transpose(1, 0, 2) if transpose else pixels
+
+
+@contextlib.contextmanager
+def _blaming(path):
+    """Turns whatever Pillow raises on a damaged file, which is almost anything, into BadImage."""
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:
+        raise BadImage(path, _reason(path, error)) from None
+
+
+def _reduce(image, shrinks):
+    """Has a JPEG file decoded at 1/scale of its size, if it ``shrinks`` enough afterwards; gives scale."""
+    scale = max([s for s in (1, 2, 4, 8) if s * REDUCING_GAP <= shrinks], default=1)
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
+    return scale
 
 
 def _orientation(image, is_jpeg):

@@ -60,15 +60,18 @@ def ensure_sample_set(cache=None):
     return os.path.join(place, 'train'), os.path.join(place, 'val')
 
 
-def _splits():
-    return ('train', TRAIN_PER_CLASS), ('val', VAL_PER_CLASS)
+def _files():
+    """``(folder, class, file names)`` of each class of both splits; folders are relative."""
+    for split, count in ('train', TRAIN_PER_CLASS), ('val', VAL_PER_CLASS):
+        for name in CLASSES:
+            yield os.path.join(split, name), name, [f'{name}_{i:03d}.JPEG' for i in range(count)]
 
 
 def _is_complete(place):
-    # Counts, since caches on scratch disks are purged file by file.
+    # Looks at every name, since caches on scratch disks are purged file by file.
     try:
-        return all(len(os.listdir(os.path.join(place, split, name))) == count
-                   for split, count in _splits() for name in CLASSES)
+        return all(set(files) <= set(os.listdir(os.path.join(place, folder)))
+                   for folder, _, files in _files())
     except FileNotFoundError:
         return False
 
@@ -79,14 +82,11 @@ def _write(place):
         if os.path.exists(remains):
             shutil.rmtree(remains)
     index = 0
-    for split, count in _splits():
-        for name in CLASSES:
-            folder = os.path.join(partial, split, name)
-            os.makedirs(folder)
-            for i in range(count):
-                path = os.path.join(folder, f'{name}_{i:03d}.JPEG')
-                draw(name, index).save(path, format='JPEG', quality=90)
-                index += 1
+    for folder, name, files in _files():
+        os.makedirs(os.path.join(partial, folder))
+        for file in files:
+            draw(name, index).save(os.path.join(partial, folder, file), format='JPEG', quality=90)
+            index += 1
     os.rename(partial, place)
 
 

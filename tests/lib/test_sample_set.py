@@ -183,6 +183,7 @@ def test_set_that_lost_files_is_drawn_again(tmp_path, small):
 
 def test_set_that_is_there_is_not_written_again(tmp_path, small, monkeypatch):
     directories = sample_set.ensure_sample_set(str(tmp_path))
+    (pathlib.Path(directories[0]) / 'dots' / '.DS_Store').touch()
     monkeypatch.setattr(os, 'makedirs', None)
     monkeypatch.setattr(sample_set, 'draw', None)
     assert sample_set.ensure_sample_set(str(tmp_path)) == directories

@@ -227,7 +227,7 @@ def draw_curves(figure, runs, names, training, validation, label):
     axes.set(xlabel='Epoch', ylabel=label)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
+    axes.legend(handles=handles, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncol=3, frameon=False)
 
 
 def draw_schedule(figure, runs, names):
@@ -239,14 +239,14 @@ def draw_schedule(figure, runs, names):
         values = [recipe.hyperparameters(epoch, run.plan['total_batch']) for epoch in epochs]
         width = 1.5 + 2.0 * (len(runs) - 1 - k) / max(len(runs) - 1, 1)
         style = {'color': f'C{k % 10}', 'linewidth': width}
-        above.plot(epochs, [value.lr for value in values], label=names[run.path], **style)
-        below.plot(epochs, [value.alpha_sgd for value in values], **style)
+        above.plot(epochs, [value.lr for value in values], **style)
+        below.plot(epochs, [value.alpha_sgd for value in values], label=names[run.path], **style)
     above.set(ylabel=r'Learning rate $\eta$', yscale='log')
     below.set(xlabel='Epoch', ylabel=r'$\alpha_\mathrm{SGD}$', ylim=(-0.03, 1.03))
     below.set_xlim(left=0)
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    figure.legend(loc='outside lower center', ncols=3, frameon=False)
+    below.legend(loc='upper center', bbox_to_anchor=(0.5, -0.26), ncol=3, frameon=False)
 
 
 def draw(runs, names, out):

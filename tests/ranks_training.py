@@ -1,8 +1,9 @@
 """Trains with the program's own parts and says after every iteration whether all ranks hold the same bits."""
 
+import lib  # noqa: F401, I001  (before anything that imports Chainer)
+
 import sys
 
-import lib  # noqa: F401, I001
 import chainer
 import numpy as np
 
@@ -21,13 +22,14 @@ dtype = sys.argv[1]
 comm = communicators.create_communicator('naive', dtype)
 model = models.build('resnet8', 5, seed=comm.rank)  # different weights: the broadcast must make them equal
 communicators.broadcast_model(comm, model)
-plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5, n_parameters=model.count_params(),
-            n_statistics=0, n_train=100, n_val=0, data='', workers=comm.size, batch=4,
+plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
+            n_parameters=model.count_params(), n_statistics=0, n_train=100, n_val=0, data='', workers=comm.size, batch=4,
             allreduce_grad_dtype=dtype)
 optimizer = RMSpropWarmup(*plan.hyperparameters(0), weight_decay=constants.WEIGHT_DECAY).setup(model)
 exempt_from_weight_decay(model)
 batches = SyntheticBatches(5, 16, 0, 4, comm.size, comm.rank, 1, 0, 6)
-updater = WorkerUpdater(plan, model, optimizer, comm, batches, BatchStatistics(model), Timer(False), StopRequest())
+updater = WorkerUpdater(plan, model, optimizer, comm, batches, BatchStatistics(model), Timer(False),
+                        StopRequest())
 
 reporter = chainer.Reporter()
 before = np.concatenate([param.array.ravel() for param in model.params()])

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import sys
+import time
 
 from lib import errors, recipe
 
@@ -27,12 +28,18 @@ def _from_environment(names, default):
     return next((int(value) for value in values if value.isdigit()), default)
 
 
+SECONDS_FOR_RANK_0 = 5
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong on one line, once per job, and exits with status 2 on every rank."""
 
     def error(self, message):
         if launched_rank() == 0:
             print(f'{self.prog}: {message} (see {self.prog} --help)', file=sys.stderr, flush=True)
+        else:
+            # mpirun ends all ranks when the first fails: that must be the one with the message.
+            time.sleep(SECONDS_FOR_RANK_0)
         sys.exit(errors.EXIT_USER_ERROR)
 
     def print_help(self, file=None):

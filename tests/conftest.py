@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 import lib  # noqa: E402, F401  (before any test imports Chainer)
 
 
-def rank_environment():
+def _rank_environment():
     """The environment of a launch on one small machine, as the scripts under ``jobs/`` set it."""
     environment = dict(os.environ)
     environment.update(
@@ -29,7 +29,7 @@ def rank_environment():
     return environment
 
 
-def mpirun_command():
+def _mpirun_command():
     """``mpirun`` beside this Python (the wheel), else the one on the path."""
     beside = pathlib.Path(sys.executable).parent / 'mpirun'
     command = str(beside) if beside.exists() else shutil.which('mpirun')
@@ -38,13 +38,13 @@ def mpirun_command():
     return [command, '--oversubscribe']
 
 
-@pytest.fixture
-def mpirun(tmp_path):
+@pytest.fixture(scope='session')
+def mpirun():
     """``mpirun(n, *args)`` runs ``python *args`` on ``n`` ranks and returns the CompletedProcess."""
 
     def run(n, *args, check=True, timeout=120, cwd=ROOT, env=None):
-        command = [*mpirun_command(), '-np', str(n), sys.executable, *map(str, args)]
-        done = subprocess.run(command, cwd=cwd, env={**rank_environment(), **(env or {})}, text=True,
+        command = [*_mpirun_command(), '-np', str(n), sys.executable, *map(str, args)]
+        done = subprocess.run(command, cwd=cwd, env={**_rank_environment(), **(env or {})}, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
         if check and done.returncode != 0:
             pytest.fail(f'{" ".join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}')
@@ -75,12 +75,18 @@ def small_data(tmp_path_factory):
     return root / 'train', root / 'val'
 
 
-@pytest.fixture
-def train(mpirun, small_data, tmp_path):
-    """``train(n, *options)`` runs the program on ``n`` ranks on ``small_data``; resnet8 at 16 pixels."""
+@pytest.fixture(scope='session')
+def train_into(mpirun, small_data):
+    """``train_into(out, n, *options)`` runs the program on ``n`` ranks on ``small_data``, at 16 pixels."""
 
-    def run(n, *options, out=None, data=small_data, **kwargs):
+    def run(out, n, *options, data=small_data, **kwargs):
         return mpirun(n, 'train_imagenet.py', *data, '--arch', 'resnet8', '--insize', '16', '-j', '0',
-                      '-o', out or tmp_path / 'out', *options, **kwargs)
+                      '-o', out, *options, **kwargs)
 
     return run
+
+
+@pytest.fixture
+def train(train_into, tmp_path):
+    """``train(n, *options)`` likewise, into ``tmp_path / 'out'``."""
+    return lambda n, *options, **kwargs: train_into(tmp_path / 'out', n, *options, **kwargs)

@@ -15,7 +15,7 @@ def test_ranks_hold_the_same_bits_after_every_iteration_and_the_first_updates(mp
 
 
 def test_32_ranks_run_on_few_cores_and_end(mpirun, tmp_path):
-    mpirun(32, 'train_imagenet.py', '--synthetic', '--n-train', '96', '-E', '1', '-B', '1', '--arch', 'resnet8',
-           '--insize', '16', '-o', tmp_path / 'out', timeout=300)
+    mpirun(32, 'train_imagenet.py', '--synthetic', '--n-train', '96', '-E', '1', '-B', '1', '--arch',
+           'resnet8', '--insize', '16', '-o', tmp_path / 'out', timeout=300)
     log = json.loads((tmp_path / 'out' / 'log').read_text())
     assert [row['iteration'] for row in log] == [3]

@@ -27,12 +27,12 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def run(train, runs, tmp_path_factory):
+def run(train_into, runs, tmp_path_factory):
     def make(processes, *options):
         key = processes, *options
         if key not in runs:
             out = tmp_path_factory.mktemp('run')
-            train(processes, '--virtual-workers', WORKERS // processes, *LENGTH, *options, out=out / 'out')
+            train_into(out / 'out', processes, '--virtual-workers', WORKERS // processes, *LENGTH, *options)
             runs[key] = out / 'out'
         return runs[key]
     return make

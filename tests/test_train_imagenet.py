@@ -1,0 +1,202 @@
+"""The program from end to end, and what it says to mistakes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import chainer
+import numpy as np
+import pytest
+from PIL import Image
+
+import models
+
+LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 'validation/main/loss',
+            'validation/main/accuracy', 'lr', 'alpha_sgd', 'alpha_rmsprop', 'images_per_sec',
+            'iteration_time', 'allreduce_time', 'data_time'}
+OUTPUT = {'log', 'plan.json', 'timing.csv', 'checkpoint', 'model.npz', 'loss.png', 'accuracy.png',
+          'schedule.png'}
+
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, train_into):
+    """Output directory of a finished run on two ranks, and what it printed."""
+    out = tmp_path_factory.mktemp('finished') / 'out'
+    return out, train_into(out, 2, '-B', '8', '-E', '2').stdout
+
+
+def test_log_holds_every_key(finished):
+    log = json.loads((finished[0] / 'log').read_text())
+    assert [set(row) for row in log] == [LOG_KEYS, LOG_KEYS]
+
+
+def test_run_leaves_what_the_manual_lists(finished):
+    assert {path.name for path in finished[0].iterdir()} == OUTPUT
+
+
+def test_timing_holds_every_iteration(finished):
+    rows = np.loadtxt(finished[0] / 'timing.csv', delimiter=',', skiprows=1)
+    assert rows[:, 0].tolist() == list(range(1, 11))
+    assert (rows[:, 1] > rows[:, 2] + rows[:, 3]).all()
+
+
+def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, small_data):
+    model = models.ResNet8(3)
+    chainer.serializers.load_npz(finished[0] / 'model.npz', model)
+    correct = total = 0
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    for label, name in enumerate(('ant', 'bee', 'cat')):
+        for path in sorted((small_data[1] / name).iterdir()):
+            # 20 x 18 pixels: short side to round(16 * 256 / 224) = 18, so unchanged; the centre 16.
+            pixels = np.asarray(Image.open(path))[1:17, 2:18] / 255
+            x = ((pixels - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+            with chainer.using_config('train', False), chainer.no_backprop_mode():
+                correct += int(model(x).array.argmax() == label)
+            total += 1
+    log = json.loads((finished[0] / 'log').read_text())
+    assert log[-1]['validation/main/accuracy'] == pytest.approx(correct / total)
+
+
+def test_plan_and_summary_are_printed(finished):
+    out = finished[1]
+    assert 'eta_base' in out and 'total batch' in out
+    assert 'accuracy' in out and 'waiting for data' in out
+
+
+def test_output_without_terminal_has_no_control_codes(finished):
+    assert '\033' not in finished[1]
+
+
+def test_second_run_into_the_same_directory_is_refused(train_into, finished):
+    done = train_into(finished[0], 2, check=False)
+    assert done.returncode == 2
+    assert line_of_error(done).endswith('or choose another directory')
+
+
+def test_resuming_a_finished_run_says_so(train_into, finished):
+    done = train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
+    assert 'finished already' in done.stdout
+
+
+def test_resuming_another_job_spells_out_the_differences(train_into, finished):
+    done = train_into(finished[0], 1, '-B', '8', '-E', '2', '--seed', '5', '--resume', 'auto', check=False)
+    assert done.returncode == 2
+    assert 'seed' in line_of_error(done) and 'workers' in line_of_error(done)
+
+
+def test_weights_start_another_run(train, finished, tmp_path):
+    # Learning rates so small that the loss of the first epoch is that of the given weights.
+    train(1, '-B', '25', '-E', '1', '--eta-scale', '1e-9', '--transition', 'none', '--initmodel',
+          finished[0] / 'model.npz')
+    log = json.loads((tmp_path / 'out' / 'log').read_text())
+    given = json.loads((finished[0] / 'log').read_text())
+    assert log[-1]['main/loss'] < given[0]['main/loss']
+
+
+def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / 'train_imagenet.py', '--plan', '--workers', '1024', '--n-train',
+         '1281167'], cwd=tmp_path, text=True, capture_output=True, check=True)
+    for value in ('12.8', '3,519', '32,768', '25,557,032', '6.4 in epochs 0 to 40', 'resnet50'):
+        assert value in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
+    train(1, '-B', '8', '--test')
+    log = json.loads((tmp_path / 'out' / 'log').read_text())
+    assert [row['iteration'] for row in log] == [4]
+
+
+# Mistakes: one line, status 2 on every rank.
+
+def line_of_error(done):
+    """The program's one line; mpirun's own words about the status aside."""
+    assert 'Traceback' not in done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith('train_imagenet.py: ')]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def copy_of(small_data, tmp_path):
+    """Training folder that may be spoilt."""
+    folder = tmp_path / 'train'
+    for path in small_data[0].glob('*/*'):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        os.link(path, folder / path.parent.name / path.name)
+    return folder
+
+
+def list_file(tmp_path, *lines):
+    path = tmp_path / 'list.txt'
+    path.write_text('\n'.join(lines) + '\n')
+    return path
+
+
+def missing_directory(small_data, tmp_path):
+    return tmp_path / 'nowhere', small_data[1]
+
+
+def empty_class(small_data, tmp_path):
+    folder = copy_of(small_data, tmp_path)
+    (folder / 'dog').mkdir()
+    return folder, small_data[1]
+
+
+def wrong_label(small_data, tmp_path):
+    return list_file(tmp_path, f'{small_data[0]}/ant/ant_0.JPEG zero'), small_data[1]
+
+
+def missing_file(small_data, tmp_path):
+    return list_file(tmp_path, f'{small_data[0]}/ant/none.JPEG 0'), small_data[1]
+
+
+def no_image(small_data, tmp_path):
+    folder = copy_of(small_data, tmp_path)
+    (folder / 'bee' / 'text.JPEG').write_text('not an image')
+    return folder, small_data[1]
+
+
+def no_validation_image(small_data, tmp_path):
+    folder = tmp_path / 'val'
+    (folder / 'bee').mkdir(parents=True)
+    (folder / 'bee' / 'text.JPEG').write_text('not an image')
+    return small_data[0], folder
+
+
+@pytest.mark.parametrize('spoil, named', [
+    (missing_directory, 'nowhere'), (empty_class, 'dog'), (wrong_label, 'zero'), (missing_file, 'none.JPEG'),
+    (no_image, 'text.JPEG'), (no_validation_image, 'text.JPEG')])
+def test_bad_data_is_named_on_one_line(train, small_data, tmp_path, spoil, named):
+    done = train(2, '-E', '1', '-B', '30', data=spoil(small_data, tmp_path), check=False)
+    assert done.returncode == 2
+    assert named in line_of_error(done)
+
+
+@pytest.mark.parametrize('options, named', [
+    (['--no-such-option'], '--no-such-option'), (['--batchsize', '0'], "'0'"),
+    (['--resume', '/no/such/file.npz'], '/no/such/file.npz'),
+    (['--out', '/dev/null/out'], '/dev/null/out'),
+    (['--communicator', 'pure_nccl'], 'pure_nccl')])
+def test_bad_option_is_named_on_one_line(train, options, named):
+    done = train(2, *options, check=False)
+    assert done.returncode == 2
+    assert named in line_of_error(done)
+
+
+@pytest.mark.parametrize('other', [models.ResNet8(4), models.ResNet20(3)])
+def test_weights_of_another_network_are_refused_on_one_line(train, tmp_path, other):
+    chainer.serializers.save_npz(tmp_path / 'other.npz', other)
+    done = train(2, '--initmodel', tmp_path / 'other.npz', check=False)
+    assert done.returncode == 2
+    assert 'other.npz' in line_of_error(done)
+
+
+def test_bad_image_is_skipped_when_asked(train, small_data, tmp_path):
+    done = train(2, '-E', '1', '-B', '8', '--on-bad-image', 'skip', data=no_image(small_data, tmp_path))
+    assert 'text.JPEG' in done.stderr

@@ -1,0 +1,46 @@
+import types
+
+import pytest
+from PIL import Image
+
+from extensions import Plots
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
+
+PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
+            n_train=64, n_val=0, data='', workers=1)
+
+
+def trainer(iteration, log=()):
+    return types.SimpleNamespace(updater=types.SimpleNamespace(iteration=iteration),
+                                 get_extension=lambda name: types.SimpleNamespace(log=list(log)))
+
+
+@pytest.mark.parametrize('recipe', PUBLISHED.values())
+def test_schedule_is_drawn_at_the_start(tmp_path, recipe):
+    Plots(PLAN, tmp_path).initialize(trainer(0))
+    assert Image.open(tmp_path / 'schedule.png').size == (768, 480)
+
+
+def test_curves_are_drawn_from_the_log(tmp_path):
+    row = {'epoch': 1.0, 'main/loss': 2.0, 'validation/main/loss': 1.5, 'main/accuracy': 0.5,
+           'validation/main/accuracy': 0.25}
+    Plots(PLAN, tmp_path)(trainer(2, [row]))
+    for name in ('loss.png', 'accuracy.png'):
+        assert Image.open(tmp_path / name).size == (768, 480)
+
+
+def test_pictures_are_not_drawn_at_every_short_epoch_but_at_the_end(tmp_path):
+    plots = Plots(PLAN, tmp_path)
+    plots(trainer(2))
+    (tmp_path / 'loss.png').unlink()
+    plots(trainer(4))
+    assert not (tmp_path / 'loss.png').exists()
+    plots(trainer(PLAN.iterations))
+    assert (tmp_path / 'loss.png').exists()
+
+
+def test_full_disk_does_not_end_the_training(tmp_path, capsys):
+    (tmp_path / 'schedule.png.tmp').mkdir()
+    Plots(PLAN, tmp_path).initialize(trainer(0))
+    assert 'schedule.png was not written' in capsys.readouterr().err

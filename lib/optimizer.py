@@ -40,6 +40,13 @@ def _scalars(dtype, lr, alpha_sgd, alpha_rmsprop, mu1, mu2, eps, weight_decay):
         lr, alpha_sgd, alpha_rmsprop, mu1, mu2, 1 - mu2, eps, weight_decay))
 
 
+def _empty(length, dtype):
+    """Scratch that starts at a cache line: most passes over a block write to it."""
+    array = np.empty(length + 64 // dtype.itemsize, dtype)
+    first = -array.__array_interface__['data'][0] % 64 // dtype.itemsize
+    return array[first:first + length]
+
+
 class RMSpropWarmupRule(optimizer.UpdateRule):
     """Update rule of RMSprop warm-up; :class:`RMSpropWarmup` has the formula and the hyperparameters.
 
@@ -85,14 +92,14 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         grad = param.grad
         if grad is None:
             return
-        eta, alpha_sgd, alpha_rmsprop, mu1, mu2, one_minus_mu2, eps, weight_decay = _scalars(
-            param.dtype, **self.hyperparam.get_dict())
-        with_rmsprop, with_sgd, sgd_alone = alpha_rmsprop != 0, alpha_sgd != 0, alpha_sgd == 1
-        with_decay = weight_decay != 0
+        hp, dtype = self.hyperparam.get_dict(), param.dtype
+        with_rmsprop, with_decay = hp['alpha_rmsprop'] != 0, hp['weight_decay'] != 0
+        with_sgd, sgd_unscaled = hp['alpha_sgd'] != 0, hp['alpha_sgd'] == 1
+        eta, alpha_sgd, alpha_rmsprop, mu1, mu2, one_minus_mu2, eps, weight_decay = _scalars(dtype, **hp)
 
         length = min(param.size, BLOCK)
-        scratch = np.empty(length, param.dtype)
-        decayed = np.empty(length if with_decay else 0, param.dtype)
+        scratch = _empty(length, dtype)
+        decayed = _empty(length, dtype) if with_decay else None
 
         # Blocks of contiguous arrays are views, of others buffers, which the iterator writes back.
         blocks = np.nditer(
@@ -124,7 +131,7 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
                         np.add(t, alpha_sgd, t)
                     step = np.multiply(t, g, t)
                 else:
-                    step = g if sgd_alone else np.multiply(g, alpha_sgd, t)
+                    step = g if sgd_unscaled else np.multiply(g, alpha_sgd, t)
 
                 # delta = mu1 delta - step; theta += eta delta
                 np.multiply(delta, mu1, delta)

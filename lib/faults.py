@@ -258,7 +258,7 @@ def versions():
         import mpi4py
         from mpi4py import MPI
         found['mpi4py'] = mpi4py.__version__
-        found['mpi'] = MPI.Get_library_version().strip('\0 \n').splitlines()[0]
+        found['mpi'] = MPI.Get_library_version().strip('\0 \n').splitlines()[0].split(', ')[0]
     with contextlib.suppress(Exception):  # CuPy without its CUDA libraries raises more than ImportError
         import cupy
         found['cupy'] = cupy.__version__

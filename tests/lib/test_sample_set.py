@@ -131,7 +131,7 @@ def test_linear_classifier_on_pixels_stays_under_half(pair):
     for l2 in (0.01, 0.1, 1.0):
         weights = softmax_regression(train, pair[0].labels, l2, n_steps=100)
         accuracies.append(np.mean((val @ weights).argmax(axis=1) == pair[1].labels))
-    assert max(accuracies) < 0.3
+    assert max(accuracies) < 0.4
 
 
 def test_image_depends_on_class_and_index_alone():

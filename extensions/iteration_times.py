@@ -36,8 +36,16 @@ class IterationTimes(training.Extension):
 
     def initialize(self, trainer):
         self._written_to = trainer.updater.iteration
-        if self._path is not None and not (self._written_to and os.path.exists(self._path)):
-            self._append([('iteration', *COLUMNS)], mode='w')
+        if self._path is not None:
+            self._append([('iteration', *COLUMNS), *self._rows_to_keep()], mode='w')
+
+    def _rows_to_keep(self):
+        """Rows of the iterations that are not run again; a killed run may have written more, or half a row."""
+        if not (self._written_to and os.path.exists(self._path)):
+            return []
+        with open(self._path, newline='') as file:
+            rows = [row for row in csv.reader(file) if len(row) == 1 + len(COLUMNS)]
+        return [row for row in rows if row[0].isdecimal() and int(row[0]) <= self._written_to]
 
     def __call__(self, trainer):
         seconds = self._collect()
@@ -55,9 +63,9 @@ class IterationTimes(training.Extension):
         iteration = np.array(spent.get('iteration', []), np.float64)
         allreduce = np.array(spent.get('allreduce', []), np.float64)
         data = np.array(spent.get('data', []), np.float64)
-        n = len(allreduce)  # an iteration that failed has no exchange
+        n = len(iteration)  # of one that failed, parts may be there
         data = data[:n * self._plan.virtual_workers].reshape(n, self._plan.virtual_workers).sum(axis=1)
-        seconds = np.stack([iteration[:n], allreduce, data], axis=1)
+        seconds = np.stack([iteration, allreduce[:n], data], axis=1)
         first = self._written_to + 1
         self._written_to += n
         if self._path is not None and n:

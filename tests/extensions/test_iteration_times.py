@@ -61,8 +61,16 @@ def test_resumed_run_continues_the_file(tmp_path):
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_iteration_that_failed_is_left_out():
-    timer = Timer(iteration=[2.0], allreduce=[0.5], data=[0.1, 0.2, 0.3])
+def test_killed_run_leaves_no_row_twice_and_no_half_row(tmp_path):
+    path = tmp_path / 'timing.csv'
+    path.write_text('iteration,iteration_time,allreduce_time,data_time\n1,2,1,0\n2,2,1,0\n3,2,1,0\n4,2')
+    IterationTimes(PLAN, Timer(), path).initialize(trainer_at(2))
+    assert path.read_text() == 'iteration,iteration_time,allreduce_time,data_time\n1,2,1,0\n2,2,1,0\n'
+
+
+@pytest.mark.parametrize('exchanges', [[0.5], [0.5, 0.6]])  # failed before the exchange, or after
+def test_iteration_that_failed_is_left_out(exchanges):
+    timer = Timer(iteration=[2.0], allreduce=exchanges, data=[0.1, 0.2, 0.3])
     extension = IterationTimes(PLAN, timer)
     extension.initialize(trainer_at(0))
     assert report_of(extension)['data_time'] == pytest.approx(0.3)

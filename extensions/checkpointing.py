@@ -16,7 +16,8 @@ class Checkpointing(training.Extension):
     """Gathers the job's state on rank 0, which writes it in the background.
 
     Runs on every process, after validation and log; the model is then bound to the averaged batch
-    normalization statistics. Moving averages differ between workers: a row per worker is stored beside.
+    normalization statistics. Moving averages differ between workers: a row per worker is stored beside. The
+    last one before a requested stop is waited for.
 
     Args:
         plan (lib.plan.Plan): The job; its identity is stored and compared at a resume.
@@ -27,6 +28,10 @@ class Checkpointing(training.Extension):
         job_log (extensions.JobLog): The log.
         out (str): Output directory.
         versions (dict): Versions of the software, stored for the reader.
+
+    Attributes:
+        failed (bool): After a requested stop, whether its checkpoint could not be written, the same on every
+            process.
     """
 
     priority = training.PRIORITY_READER - 100
@@ -50,8 +55,13 @@ class Checkpointing(training.Extension):
         rows = None
         if self._plan.recipe.bn_statistics == 'moving':
             rows = mpi_comm.gather(self._statistics.rows_on_host())
-        if self._comm.rank != 0:
-            return
+        if self._comm.rank == 0:
+            self._submit(trainer, sums, rows)
+        if trainer.updater.stopping:
+            # Ranks that disagreed about the exit status would leave it to chance which one the job gets.
+            self.failed = mpi_comm.bcast(self._comm.rank == 0 and self._report(self._writer.close()))
+
+    def _submit(self, trainer, sums, rows):
         iteration = trainer.updater.iteration
         arrays = checkpoint.flatten(self._model, self._optimizer)
         arrays['log/sums'] = np.stack(sums)
@@ -68,9 +78,9 @@ class Checkpointing(training.Extension):
         self._report(self._writer.close())
 
     def _report(self, failure):
-        self.failed = failure is not None
         if failure:
             print(f'{failure}; training goes on', file=sys.stderr, flush=True)
+        return failure is not None
 
 
 Found = collections.namedtuple('Found', 'path arrays description')

@@ -1,0 +1,179 @@
+"""train_imagenet.py with faults at chosen iterations: what tests and ``soak.py`` start on every rank.
+
+    mpirun -np 2 python jobs/fault_injection.py '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}, ...]'
+
+Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
+this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
+and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done.
+Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
+each run and ends with that of the last.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+# Starting
+
+def mpirun(ranks, *arguments):
+    """Command that runs Python with these arguments on ``ranks`` ranks: mpirun beside Python, or on PATH."""
+    beside = pathlib.Path(sys.executable).parent / 'mpirun'
+    command = str(beside) if beside.exists() else shutil.which('mpirun')
+    return [command, '--oversubscribe', '--bind-to', 'none', '-np', str(ranks), sys.executable,
+            *map(str, arguments)]
+
+
+def start(ranks, *runs):
+    """Starts ``runs`` (dictionaries as above) on ``ranks`` ranks, in a session of their own.
+
+    Returns:
+        subprocess.Popen: mpirun, with pipes for its output, as text.
+    """
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1',
+                       OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1')
+    return subprocess.Popen(mpirun(ranks, __file__, json.dumps(runs, default=str)), cwd=ROOT, env=environment,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, start_new_session=True)
+
+
+# Faults, called on their rank, with the updater before its iteration; at set-up with None.
+
+def send(name, updater):
+    """A signal to this rank."""
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+def build(updater):
+    """The network cannot be built."""
+    import models
+
+    def fail(*arguments):
+        raise ValueError('injected into build')
+    models.build = fail
+
+
+def forward(updater):
+    """An exception in the network."""
+    def fail(x):
+        raise ValueError('injected into forward')
+    updater.model.forward = fail
+
+
+def collective(updater):
+    """An exception of MPI, while the others wait in the exchange of gradients."""
+    updater.comm.multi_node_mean_grad = lambda model: updater.comm.mpi_comm.bcast(None, root=99)
+
+
+def decoder(updater):
+    """A decoder process is killed."""
+    _pools[-1]._decoder._processes[0].kill()
+
+
+def stall(updater):
+    """Stands still for ever."""
+    threading.Event().wait()
+
+
+def nan_loss(updater):
+    """The network's output is NaN."""
+    true_forward = updater.model.forward
+    updater.model.forward = lambda x: true_forward(x) * float('nan')
+
+
+def nan_gradient(updater):
+    """The loss is fine, the gradients of the last two parameters, by name, hold a NaN."""
+    compute_gradient = updater._compute_gradient
+
+    def spoil():
+        result = compute_gradient()
+        for _, param in sorted(updater.model.namedparams())[-2:]:
+            param.grad.flat[0] = float('nan')
+        return result
+    updater._compute_gradient = spoil
+
+
+def full_disk(updater):
+    """No file grows beyond 2000 bytes from now on."""
+    _limit_files(2000)
+
+
+def free_disk(updater):
+    """The end of full_disk."""
+    _limit_files(None)
+
+
+def _limit_files(size):
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
+def kill_before_rename(updater):
+    """SIGKILL when a checkpoint is written and has not got its name."""
+    from lib import checkpoint
+    checkpoint.os = types.SimpleNamespace(
+        **{**vars(os), 'replace': lambda *paths: os.kill(os.getpid(), signal.SIGKILL)})
+
+
+# On each rank
+
+_pools = []
+
+
+def run(options, faults=(), notes=None):
+    """One run of the program in this process; returns its exit status."""
+    import train_imagenet
+    from lib import arguments, updater
+
+    rank = arguments.launched_rank()
+    due = {}
+    for kind, of_rank, iteration in faults:
+        if of_rank == rank:
+            due.setdefault(iteration, []).append(globals().get(kind) or functools.partial(send, kind))
+
+    class Updater(updater.WorkerUpdater):
+        def update(self):
+            for act in due.pop(self.iteration + 1, ()):
+                act(self)
+            super().update()
+            if notes and rank == 0:
+                with open(notes, 'a') as file:
+                    file.write(f'{self.iteration}\n')
+
+    class Pool(train_imagenet.ImagePool):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            _pools.append(self)
+
+    originals = updater.WorkerUpdater, train_imagenet.ImagePool
+    updater.WorkerUpdater, train_imagenet.ImagePool = Updater, Pool
+    try:
+        for act in due.pop(0, ()):
+            act(None)
+        sys.argv = ['train_imagenet.py', *options]
+        return train_imagenet.main()
+    finally:
+        updater.WorkerUpdater, train_imagenet.ImagePool = originals
+
+
+def main():
+    from lib import arguments
+    for number, described in enumerate(json.loads(sys.argv[1])):
+        status = run(**described)
+        print(f'run {number} on rank {arguments.launched_rank()}: exit {status}', flush=True)
+    return status
+
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())

@@ -40,7 +40,7 @@ class IterationTimes(training.Extension):
             self._append([('iteration', *COLUMNS), *self._rows_to_keep()], mode='w')
 
     def _rows_to_keep(self):
-        """Rows of the iterations that are not run again; a killed run may have written more, or half a row."""
+        """Rows of the iterations that are not run again; a killed run may leave more, or half a row."""
         if not (self._written_to and os.path.exists(self._path)):
             return []
         with open(self._path, newline='') as file:

@@ -131,7 +131,7 @@ _pools = []
 
 
 def run(options, faults=(), notes=None):
-    """One run of the program in this process; returns its exit status."""
+    """One run of the program in this process; returns its exit status and the iterations done."""
     import train_imagenet
     from lib import arguments, updater
 
@@ -141,11 +141,15 @@ def run(options, faults=(), notes=None):
         if of_rank == rank:
             due.setdefault(iteration, []).append(globals().get(kind) or functools.partial(send, kind))
 
+    done = 0
+
     class Updater(updater.WorkerUpdater):
         def update(self):
+            nonlocal done
             for act in due.pop(self.iteration + 1, ()):
                 act(self)
             super().update()
+            done = self.iteration
             if notes and rank == 0:
                 with open(notes, 'a') as file:
                     file.write(f'{self.iteration}\n')
@@ -161,7 +165,7 @@ def run(options, faults=(), notes=None):
         for act in due.pop(0, ()):
             act(None)
         sys.argv = ['train_imagenet.py', *options]
-        return train_imagenet.main()
+        return train_imagenet.main(), done
     finally:
         updater.WorkerUpdater, train_imagenet.ImagePool = originals
 
@@ -169,8 +173,9 @@ def run(options, faults=(), notes=None):
 def main():
     from lib import arguments
     for number, described in enumerate(json.loads(sys.argv[1])):
-        status = run(**described)
-        print(f'run {number} on rank {arguments.launched_rank()}: exit {status}', flush=True)
+        status, done = run(**described)
+        print(f'run {number} on rank {arguments.launched_rank()}: exit {status}, iteration {done}',
+              flush=True)
     return status
 
 

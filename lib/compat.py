@@ -8,6 +8,8 @@ Three names are all that its import, and the parts used here, miss:
 * ``numpy.sctypes`` (removed in NumPy 2.0) is read by ``chainer.testing`` and ``chainer.utils.type_check``;
 * ``numpy.float`` (removed in NumPy 1.24) is read by ``chainer.functions.resize_images``.
 
+Chainer imports CuPy where it is installed; :mod:`lib.cuda_wheels` makes its libraries be found.
+
 Imported by ``lib``, ``models`` and ``extensions`` before anything that imports Chainer.
 It imports neither Chainer nor MPI, so that image-decoding processes may import ``lib`` freely.
 """
@@ -16,6 +18,8 @@ import sys
 import types
 
 import numpy as np
+
+from lib import cuda_wheels
 
 
 def _install_environment_check():
@@ -43,3 +47,4 @@ def _restore_numpy_names():
 
 _install_environment_check()
 _restore_numpy_names()
+cuda_wheels.preload_with_cupy()

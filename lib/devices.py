@@ -1,9 +1,19 @@
-"""Which device a process computes on."""
+"""Which device a process computes on, and what its software can do."""
+
+import collections
+import os
+import platform
+import warnings
 
 import chainer
 from chainer.backends import cuda
 
 from lib.errors import UserError
+
+# Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
+CUDNN_WORKSPACE = 512 << 20
+
+_INSTALL = 'install the extra "gpu"'
 
 
 def choose_communicator(name=None):
@@ -15,23 +25,85 @@ def choose_communicator(name=None):
     Raises:
         UserError: If ``pure_nccl`` is asked for and something that it needs is missing.
     """
+    if name not in (None, 'pure_nccl'):
+        return name
+    missing = missing_for_gpus()
     if name is None:
-        return 'pure_nccl' if cuda.available else 'naive'
-    if name == 'pure_nccl' and not cuda.available:
-        raise UserError(f'--communicator pure_nccl: no usable GPU ({_reason()}); '
-                        'install the extra "gpu" on a machine with a GPU, or choose naive')
+        return 'naive' if missing else 'pure_nccl'
+    if missing:
+        raise UserError(f'--communicator pure_nccl: {missing}, or choose naive')
     return name
 
 
-def _reason():
-    error = getattr(cuda, '_resolution_error', None)
-    if error is not None:
-        return str(error).strip().splitlines()[0]
-    return 'CuPy finds no device'
+def missing_for_gpus():
+    """What keeps this process from training on a GPU, and the remedy, in one line; None if nothing does."""
+    if not cuda.available:
+        error = cuda._resolution_error
+        if isinstance(error, ModuleNotFoundError):
+            return f'{error.name} is not installed; {_INSTALL}'
+        # CuPy wraps the reason in advice of several lines.
+        return f'CuPy does not load ({_line(error.__cause__ or error)}); {_INSTALL}'
+    try:
+        count = cuda.cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f'no usable GPU ({_line(error)}); run on a machine with an NVIDIA GPU and its driver'
+    if count == 0:
+        return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
+    if not _nccl_available():
+        return f'CuPy finds no NCCL; {_INSTALL}'
+    return None
+
+
+def _nccl_available():
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the caller says it in one line
+        try:
+            from cupy.cuda import nccl
+        except ImportError:
+            return False
+    return hasattr(nccl, 'NcclCommunicator')
+
+
+def _line(error):
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def choose_gpu(intra_rank, visible):
+    """Index of a process's GPU among those that it sees.
+
+    All processes of a host may see all of its GPUs, or each a part of them, down to one
+    (``CUDA_VISIBLE_DEVICES`` set by rank, Slurm's ``--gpus-per-task=1``): counted from the first again.
+
+    Args:
+        intra_rank (int): Rank of the process within its host, whoever launched it.
+        visible (int): GPUs that the process sees, at least one.
+    """
+    return intra_rank % visible
+
+
+def refuse_shared(bindings):
+    """Refuse two processes on one GPU.
+
+    Args:
+        bindings (list): By rank: ``(host, identity, visible)``: identity of the GPU, equal for one GPU only,
+            and how many GPUs the process sees.
+
+    Raises:
+        UserError: Names the ranks, the host and the GPU.
+    """
+    ranks = {}
+    for rank, (host, identity, visible) in enumerate(bindings):
+        first = ranks.setdefault((host, identity), rank)
+        if first != rank:
+            processes = sum(other == host for other, _, _ in bindings)
+            raise UserError(
+                f'ranks {first} and {rank} on host {host} share the GPU {identity}: {processes} processes '
+                f'there, of which rank {rank} sees {visible} GPU{"s" * (visible != 1)}; start one process '
+                'per GPU, and --virtual-workers for more workers')
 
 
 def bind(communicator, comm):
-    """Bind this process to its device: the GPU of its rank within the node, or the CPU.
+    """Bind this process to its device, the GPU of its rank within the host or the CPU. Called by all ranks.
 
     Args:
         communicator (str): ``pure_nccl`` or ``naive``.
@@ -39,10 +111,95 @@ def bind(communicator, comm):
 
     Returns:
         chainer.backend.Device: In use from now on.
+
+    Raises:
+        UserError: On every rank, if the ranks chose different communicators, or two are on one GPU.
     """
+    chosen = comm.mpi_comm.allgather(communicator)
+    if len(set(chosen)) > 1:
+        rank = chosen.index('naive')
+        raise UserError(f'rank {rank} has no usable GPU, rank {chosen.index("pure_nccl")} has: choose one '
+                        '--communicator for all, or mend the host of the first')
     if communicator == 'naive':
         device = chainer.get_device('@numpy')
     else:
-        device = chainer.get_device(f'@cupy:{comm.intra_rank}')
+        visible = cuda.cupy.cuda.runtime.getDeviceCount()
+        index = choose_gpu(comm.intra_rank, visible)
+        refuse_shared(comm.mpi_comm.allgather((platform.node(), _identity(index), visible)))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Chainer's on cuDNN, which notes() replaces
+            device = chainer.get_device(f'@cupy:{index}')
+        # cuDNN times its algorithms once per shape of convolution, and keeps the quickest. Memory comes from
+        # CuPy's pool, Chainer's default.
+        chainer.global_config.autotune = True
+        cuda.set_max_workspace_size(CUDNN_WORKSPACE)
     device.use()
     return device
+
+
+def _identity(index):
+    """A GPU's UUID, and its PCI address: the first alone tells the parts of a divided GPU apart."""
+    uuid = cuda.cupy.cuda.runtime.getDeviceProperties(index).get('uuid', b'')
+    return f'{cuda.cupy.cuda.Device(index).pci_bus_id} {bytes(uuid).hex()}'.strip()
+
+
+def describe(device, comm):
+    """The job's hardware, such as ``1024 x Tesla P100-SXM2-16GB``. Called by all ranks.
+
+    Args:
+        device (chainer.backend.Device): This process's.
+        comm: ChainerMN communicator.
+
+    Returns:
+        str: The same on every rank.
+    """
+    if device.xp is cuda.cupy:
+        name = cuda.cupy.cuda.runtime.getDeviceProperties(device.device.id)['name'].decode()
+        return count_gpus(comm.mpi_comm.allgather(name))
+    return count_cpus(comm.mpi_comm.allgather((platform.node(), f'{os.cpu_count()}-core {_cpu_name()}')))
+
+
+def count_gpus(names):
+    """``8 x Tesla V100, 8 x Tesla P100`` from each process's GPU."""
+    return ', '.join(f'{count} x {name}' for name, count in collections.Counter(names).items())
+
+
+def count_cpus(hosts):
+    """``3 processes on 2 x 8-core EPYC`` from each process's ``(host, what it is)``."""
+    kinds = collections.Counter(kind for _, kind in set(hosts))
+    computers = ', '.join(f'{count} x {kind}' if count > 1 else kind for kind, count in kinds.items())
+    return f'{len(hosts)} process{"es" * (len(hosts) != 1)} on {computers}'
+
+
+def _cpu_name():
+    try:
+        with open('/proc/cpuinfo') as file:
+            for line in file:
+                if line.startswith('model name'):
+                    return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def notes(communicator):
+    """What the device's software is, and what it lacks with the remedy: lines for the start of a run."""
+    if communicator == 'naive':
+        missing = missing_for_gpus()
+        return [f'computing on the CPU: {missing}' if missing else
+                'computing on the CPU, though a GPU is usable: --communicator pure_nccl']
+    from cupy.cuda import nccl
+    runtime = cuda.cupy.cuda.runtime
+    versions = [f'CuPy {cuda.cupy.__version__}', f'CUDA {_version(runtime.runtimeGetVersion())}',
+                f'driver for CUDA {_version(runtime.driverGetVersion())}', f'NCCL {nccl.get_version()}']
+    if cuda.cudnn_enabled:
+        return [', '.join([*versions, f'cuDNN {cuda.libcudnn.getVersion()}'])]
+    reason = ('CHAINER_CUDNN=0' if cuda._cudnn_disabled_by_user else _line(cuda._resolution_error))
+    return [', '.join(versions),
+            f'no cuDNN ({reason}): convolutions go through im2col, several times slower; {_INSTALL}: '
+            'CuPy 13 with cuDNN 8']
+
+
+def _version(number):
+    """CUDA's 12090 is 12.9."""
+    return f'{number // 1000}.{number % 1000 // 10}'

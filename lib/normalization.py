@@ -6,6 +6,15 @@ import numpy as np
 
 from lib import constants
 
+KERNEL = (
+    'raw uint8 images, raw T tables, int64 area', 'T out',
+    '''
+    const long long channel = i / area % 3;
+    const long long pixel = i / (3 * area) * area + i % area;
+    out = tables[channel * 256 + images[pixel * 3 + channel]];
+    ''',
+    'normalize')
+
 
 def normalize(images, dtype=np.float32):
     """Subtracts the mean and divides by the standard deviation, per channel (Goyal et al. section 5.1).
@@ -62,11 +71,4 @@ def _gpu_tables(dtype, device_id):
 def _kernel():
     import cupy
 
-    return cupy.ElementwiseKernel(
-        'raw uint8 images, raw T tables, int64 area', 'T out',
-        '''
-        const long long channel = i / area % 3;
-        const long long pixel = i / (3 * area) * area + i % area;
-        out = tables[channel * 256 + images[pixel * 3 + channel]];
-        ''',
-        'normalize')
+    return cupy.ElementwiseKernel(*KERNEL)

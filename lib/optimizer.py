@@ -17,6 +17,16 @@ from lib import constants
 # per call is spread over enough of them. jobs/bench_optimizer.py measures other sizes with --block.
 BLOCK = 1 << 16
 
+# The GPU update: one pass over gradient, parameter and state.
+UPDATE_KERNEL = (
+    'T grad, T eta, T alpha_sgd, T alpha_rmsprop, T mu1, T mu2, T one_minus_mu2, T eps, T weight_decay',
+    'T theta, T m, T delta',
+    '''T g = grad + weight_decay * theta;
+       m = mu2 * m + one_minus_mu2 * g * g;
+       delta = mu1 * delta - (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) * g;
+       theta += eta * delta;''',
+    'rmsprop_warmup')
+
 _default_hyperparam = optimizer.Hyperparameter()
 _default_hyperparam.lr = constants.BASE_RATE
 _default_hyperparam.alpha_sgd = 1.0
@@ -144,16 +154,8 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         if grad is None:
             return
         scalars = [scalar.item() for scalar in _scalars(param.dtype, **self.hyperparam.get_dict())]
-        cuda.elementwise(
-            'T grad, T eta, T alpha_sgd, T alpha_rmsprop, T mu1, T mu2, T one_minus_mu2, T eps, '
-            'T weight_decay',
-            'T theta, T m, T delta',
-            '''T g = grad + weight_decay * theta;
-               m = mu2 * m + one_minus_mu2 * g * g;
-               delta = mu1 * delta - (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) * g;
-               theta += eta * delta;''',
-            'rmsprop_warmup')(
-                grad, *scalars, param.array, self.state['m'], self.state['delta'])
+        cuda.elementwise(*UPDATE_KERNEL)(
+            grad, *scalars, param.array, self.state['m'], self.state['delta'])
 
 
 class RMSpropWarmup(optimizer.GradientMethod):

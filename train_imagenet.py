@@ -150,7 +150,7 @@ def train(args, pool, stop_request):
 
 def make_optimizer(plan, model):
     """The paper's optimizer, with Goyal's weight decay on all but batch normalization's gamma and beta."""
-    from lib.optimizer import RMSpropWarmup, exempt_from_weight_decay
+    from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
     first = plan.hyperparameters(0)
     optimizer = RMSpropWarmup(*first, weight_decay=constants.WEIGHT_DECAY)

@@ -22,7 +22,7 @@ class Checkpointing(training.Extension):
     Args:
         plan (lib.plan.Plan): The job; its identity is stored and compared at a resume.
         model (chainer.Link): Network.
-        optimizer (lib.optimizer.RMSpropWarmup): Its optimizer.
+        optimizer (lib.optimizers.RMSpropWarmup): Its optimizer.
         comm: ChainerMN communicator.
         statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
         job_log (extensions.JobLog): The log.

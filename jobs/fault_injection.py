@@ -4,11 +4,13 @@
 
 Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
 this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
-and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done.
+and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done. Pictures,
+which take a second each, are drawn if ``pictures`` is true.
 Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
 each run and ends with that of the last.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import threading
 import types
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -130,9 +133,10 @@ def kill_before_rename(updater):
 _pools = []
 
 
-def run(options, faults=(), notes=None):
+def run(options, faults=(), notes=None, pictures=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
     import train_imagenet
+    from extensions import Plots
     from lib import arguments, updater
 
     rank = arguments.launched_rank()
@@ -159,15 +163,15 @@ def run(options, faults=(), notes=None):
             super().__init__(*arguments)
             _pools.append(self)
 
-    originals = updater.WorkerUpdater, train_imagenet.ImagePool
-    updater.WorkerUpdater, train_imagenet.ImagePool = Updater, Pool
-    try:
+    with contextlib.ExitStack() as replaced:
+        replaced.enter_context(mock.patch.object(updater, 'WorkerUpdater', Updater))
+        replaced.enter_context(mock.patch.object(train_imagenet, 'ImagePool', Pool))
+        replaced.enter_context(mock.patch.object(sys, 'argv', ['train_imagenet.py', *options]))
+        if not pictures:
+            replaced.enter_context(mock.patch.object(Plots, '_save', lambda *arguments: None))
         for act in due.pop(0, ()):
             act(None)
-        sys.argv = ['train_imagenet.py', *options]
         return train_imagenet.main(), done
-    finally:
-        updater.WorkerUpdater, train_imagenet.ImagePool = originals
 
 
 def main():

@@ -340,9 +340,8 @@ def _members(file, start, end):
         # Links and folders have no data, whatever size they state.
         size = member.size if member.isreg() else 0
         position = member.offset_data + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-        name = os.path.basename(member.name)
-        if member.isreg() and not name.startswith('.'):
-            yield name, member.offset_data, member.size
+        if member.isreg():
+            yield os.path.basename(member.name), member.offset_data, member.size
     # tarfile takes the end of the file for the end of the archive: a download that broke off would pass.
     file.seek(position)
     if position + _TAR_BLOCK > end or any(file.read(_TAR_BLOCK)):

@@ -11,7 +11,7 @@ import models
 from lib import communicators, constants
 from lib.batch_statistics import BatchStatistics
 from lib.loader import SyntheticBatches
-from lib.optimizer import RMSpropWarmup, exempt_from_weight_decay
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
 from lib.recipe import PUBLISHED
 from lib.signals import StopRequest

@@ -4,7 +4,7 @@ import chainer
 import pytest
 
 from extensions import RecipeSchedule
-from lib.optimizer import RMSpropWarmup
+from lib.optimizers import RMSpropWarmup
 from lib.plan import Plan
 from lib.recipe import PUBLISHED
 

@@ -22,7 +22,7 @@ import pytest
 from lib import checkpoint
 from lib.checkpoint import DamagedCheckpoint
 from lib.errors import UserError
-from lib.optimizer import RMSpropWarmup
+from lib.optimizers import RMSpropWarmup
 
 ARRAYS = {
     'model/fc/W': np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -12,7 +12,7 @@ from chainer.backends import cuda
 from chainer.optimizer_hooks import WeightDecay
 
 from lib import optimizer
-from lib.optimizer import RMSpropWarmup, exempt_from_weight_decay
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 HYPERPARAMETERS = dict(lr=0.1, alpha_sgd=0.3, alpha_rmsprop=0.002, mu1=0.9, mu2=0.99, eps=1e-8,
                        weight_decay=0.0)

@@ -11,7 +11,7 @@ import pytest
 from chainer.backends import cuda
 from chainer.optimizer_hooks import WeightDecay
 
-from lib import optimizer
+from lib import optimizers
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 HYPERPARAMETERS = dict(lr=0.1, alpha_sgd=0.3, alpha_rmsprop=0.002, mu1=0.9, mu2=0.99, eps=1e-8,
@@ -168,7 +168,7 @@ def test_blocks_do_not_change_a_bit(monkeypatch, weight_decay):
     theta, grads = normal(rng, (13, 11)), [normal(rng, (13, 11)) for _ in range(3)]
     runs = []
     for block in (1 << 16, 143, 142, 16):
-        monkeypatch.setattr(optimizer, 'BLOCK', block)
+        monkeypatch.setattr(optimizers, 'BLOCK', block)
         model, updater = set_up(theta, weight_decay=weight_decay)
         for grad in grads:
             step(model, updater, grad)
@@ -178,7 +178,7 @@ def test_blocks_do_not_change_a_bit(monkeypatch, weight_decay):
 
 @pytest.mark.parametrize('layout', ['transposed', 'strided', 'broadcast', 'fortran parameter'])
 def test_any_memory_layout_gives_the_same_bits(monkeypatch, layout):
-    monkeypatch.setattr(optimizer, 'BLOCK', 16)
+    monkeypatch.setattr(optimizers, 'BLOCK', 16)
     rng = np.random.default_rng(5)
     theta, grad = normal(rng, (9, 6)), normal(rng, (9, 6))
     as_laid_out = theta

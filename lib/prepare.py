@@ -4,12 +4,12 @@
 each image ready with :mod:`lib.prepared_image`, and writes ``DST/train/<class>/`` and ``DST/val/<class>/``
 with the list files ``DST/train.txt`` and ``DST/val.txt``; ``--help`` says the rest.
 
-What it costs and saves, on 200 files of ImageNet's training set (112 KB, most of quality 96, full chroma): at
-quality 90, with Pillow's 4:2:0 chroma, an image takes 30 KB and lies 36 dB from the resized pixels; 24 KB and
-35 dB at 85, 42 KB and 38 dB at 95. For comparison, a bilinear filter instead of the bicubic one makes 41 dB.
-At 90 the training set takes about 40 GB, which stays in a node's memory. What that costs in accuracy has not
-been measured here. It also departs from the papers, whose random crops, down to 8 % of the area, came from
-the full photographs: crops of a prepared image are enlarged more often.
+What it costs and saves, on 200 photographs of ImageNet (most of quality 96, full chroma): 110 KB become 29
+KB at quality 90, so that the training set takes some 37 GB and stays in a node's memory. Of the images that
+are resized, quality 90 (with Pillow's 4:2:0 chroma) makes 30 KB that lie 36 dB from the resized pixels; 85
+makes 24 KB and 35 dB, 95 makes 42 KB and 38 dB; a bilinear filter in place of the bicubic one makes 41 dB.
+What that costs in accuracy has not been measured here. It also departs from the papers, whose random crops,
+down to 8 % of the area, came from the full photographs: crops of a prepared image are enlarged more often.
 """
 
 import argparse
@@ -68,6 +68,7 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         raise UserError(f'{destination}: lies inside {source}, whose images it would join; give a directory '
                         'elsewhere')
     splits = find_images(source, val_labels)
+    _claim(destination, {'short_side': short_side, 'quality': quality})
     if 'train' in splits and 'val' in splits:
         _leave_out_untrained(splits['train'], splits['val'])
     total = 0
@@ -76,7 +77,6 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         total += count
         print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
     sys.stdout.flush()
-    _claim(destination, {'short_side': short_side, 'quality': quality})
 
     tally, mended, left_out = Counter(), [], []
     work = _unfinished(splits, destination, tally)
@@ -121,9 +121,6 @@ def _claim(destination, settings):
             if found != settings:
                 raise UserError(f'{destination}: prepared with {_options(found)}, not {_options(settings)}; '
                                 'give the same settings or another directory')
-            # Shows now, not after the first image, that nothing can be written.
-            if not os.access(destination, os.W_OK):
-                raise PermissionError(0, 'not writable')
         elif os.listdir(destination):
             raise UserError(f'{destination}: holds files, and no {SETTINGS_FILE} of an earlier run; give an '
                             'empty or a new directory')
@@ -364,8 +361,8 @@ becomes <class>/ and images.txt. Validation images of classes that are not train
 
 Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
 of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or grey JPEG
-files. Images that cannot be read, or only in part, are left out. A report names every image mended or
-left out.
+files. Images that cannot be read, or only in part, are left out. The report names the images mended in this
+run, and all that are left out.
 
 Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
 130 interrupted."""

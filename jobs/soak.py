@@ -148,6 +148,8 @@ class Soak:
         found = differences(self.out, self.uninterrupted)
         if found:
             self.problems.append(f'not the uninterrupted run: {", ".join(found)} differ')
+        if any(self.out.rglob('*.partial-*')):
+            self.problems.append('the half-written file of a killed process was not removed')
         return self
 
     def _expect_success(self, job):

@@ -59,7 +59,10 @@ class Checkpointing(training.Extension):
             self._submit(trainer, sums, rows)
         if trainer.updater.stopping:
             # Ranks that disagreed about the exit status would leave it to chance which one the job gets.
-            self.failed = mpi_comm.bcast(self._comm.rank == 0 and self._report(self._writer.close()))
+            failure = mpi_comm.bcast(self._writer.close())
+            self.failed = failure is not None
+            if failure and self._comm.rank == 0:
+                print(failure, file=sys.stderr, flush=True)
 
     def _submit(self, trainer, sums, rows):
         iteration = trainer.updater.iteration
@@ -80,7 +83,6 @@ class Checkpointing(training.Extension):
     def _report(self, failure):
         if failure:
             print(f'{failure}; training goes on', file=sys.stderr, flush=True)
-        return failure is not None
 
 
 Found = collections.namedtuple('Found', 'path arrays description')

@@ -122,6 +122,10 @@ def train(args, pool, stop_request):
         return errors.EXIT_FINISHED
     say(comm, plan.describe())
     say(comm, ', '.join(f'{name} {value}' for name, value in versions.items()))
+    hardware = devices.describe(device, comm)
+    say(comm, hardware)
+    for note in devices.notes(communicator):
+        say(comm, note)
 
     images = input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
     batches = images.training_batches(found.iteration if found else 0)
@@ -134,7 +138,8 @@ def train(args, pool, stop_request):
     elif args.resume:
         say(comm, f'no checkpoint in {args.out}: starting afresh')
     if comm.rank == 0:
-        output.write_json(os.path.join(args.out, 'plan.json'), {**plan.as_dict(), 'software': versions})
+        output.write_json(os.path.join(args.out, 'plan.json'),
+                          {**plan.as_dict(), 'software': versions, 'hardware': hardware})
     trainer.run(show_loop_exception_msg=False)
 
     if updater.stopping:

@@ -166,7 +166,7 @@ def count_gpus(names):
 
 def count_cpus(hosts):
     """``3 processes on 2 x 8-core EPYC`` from each process's ``(host, what it is)``."""
-    kinds = collections.Counter(kind for _, kind in set(hosts))
+    kinds = collections.Counter(kind for _, kind in dict.fromkeys(hosts))
     computers = ', '.join(f'{count} x {kind}' if count > 1 else kind for kind, count in kinds.items())
     return f'{len(hosts)} process{"es" * (len(hosts) != 1)} on {computers}'
 

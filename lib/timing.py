@@ -5,6 +5,9 @@ import time
 
 from chainer.backends import cuda
 
+# Spans of one name kept as events before the older half is read: an epoch on one GPU has 40,000 iterations.
+EVENTS = 2048
+
 
 class Timer:
     """Measures named spans of a program.
@@ -26,13 +29,17 @@ class Timer:
     def __init__(self, gpu):
         self._gpu = gpu
         self._spans = {}
+        self._read = {}
 
     @contextlib.contextmanager
     def __call__(self, name):
         """Time a block; one that ends by an exception does not count."""
         start = self._now()
         yield
-        self._spans.setdefault(name, []).append((start, self._now()))
+        spans = self._spans.setdefault(name, [])
+        spans.append((start, self._now()))
+        if self._gpu and len(spans) == EVENTS:
+            self._read_oldest(name, EVENTS // 2)
 
     def collect(self):
         """Times since the last call; on a GPU waits until the work timed is done.
@@ -40,8 +47,15 @@ class Timer:
         Returns:
             dict: For each name, its spans in seconds (list of float) in the order in which they ended.
         """
-        spans, self._spans = self._spans, {}
-        return {name: [self._seconds(*span) for span in ends] for name, ends in spans.items()}
+        for name, spans in self._spans.items():
+            self._read_oldest(name, len(spans))
+        read, self._spans, self._read = self._read, {}, {}
+        return read
+
+    def _read_oldest(self, name, count):
+        spans = self._spans[name]
+        self._read.setdefault(name, []).extend(self._seconds(*span) for span in spans[:count])
+        del spans[:count]
 
     def _now(self):
         if not self._gpu:

@@ -16,6 +16,16 @@ sys.path.insert(0, str(ROOT))
 import lib  # noqa: E402, F401  (before any test imports Chainer)
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none, and say why."""
+    on_gpu = [item for item in items if item.get_closest_marker('gpu')]
+    if on_gpu:
+        from lib import devices
+        missing = devices.missing_for_gpus()
+        for item in on_gpu if missing else ():
+            item.add_marker(pytest.mark.skip(reason=missing))
+
+
 def _rank_environment():
     """The environment of a launch on one small machine, as the scripts under ``jobs/`` set it."""
     environment = dict(os.environ)

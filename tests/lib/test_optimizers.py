@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from chainer.backends import cuda
 from chainer.optimizer_hooks import WeightDecay
+from chainer.testing import attr
 
 from lib import optimizers
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
@@ -455,7 +456,7 @@ def test_eps_that_vanishes_in_float16_is_refused():
         step(model, updater, np.ones(3, np.float16))
 
 
-@pytest.mark.skipif(not cuda.available, reason='needs a GPU')
+@attr.gpu
 @pytest.mark.parametrize('hyperparameters', [
     {}, {'weight_decay': 0.1}, {'alpha_rmsprop': 0.0, 'alpha_sgd': 1.0}, {'alpha_sgd': 0.0}])
 def test_gpu_agrees_with_the_cpu(hyperparameters):

@@ -60,7 +60,6 @@ class _Batches:
         self._ring = pool.allocate((ahead + 1, batch, insize, insize, 3))
         self._free = collections.deque(range(ahead + 1))
         self._pending = collections.deque()
-        self._held = None
         self._n_submitted = 0
         self._closed = False
         if ahead:
@@ -70,9 +69,6 @@ class _Batches:
         return self
 
     def __next__(self):
-        if self._held is not None:
-            self._free.append(self._held)
-            self._held = None
         self._fill()
         if not self._pending:
             self.close()
@@ -82,7 +78,8 @@ class _Batches:
         batch = self._pending[0]
         while batch.n_missing:
             self._pool.receive()
-        self._held = self._pending.popleft().slot
+        self._pending.popleft()
+        self._free.append(batch.slot)  # filled again by the next call, not before
         if batch.errors:
             raise batch.errors[min(batch.errors)]
         return self._deliver(batch, self._ring.pixels[batch.slot, :len(batch.indices)])

@@ -117,6 +117,12 @@ def test_small_and_large_batches_come_out_whole(two_processes, images, batch, lo
     assert np.array_equal([labels for _, labels in got], expected)
 
 
+def test_more_tasks_than_the_socket_holds_are_all_done(two_processes, images):
+    got = collect(training(two_processes, images, batch=1000, n_workers=1, local=1, stop=2))
+    assert np.array_equal([labels for _, labels in got],
+                          [worker_batch(t, 0, 1, 1000, N, SEED)[0] + 100 for t in range(2)])
+
+
 def test_batch_stays_as_it_is_until_the_next_is_asked_for(two_processes, images):
     batches = training(two_processes, images, stop=12)
     for pixels, _ in batches:
@@ -345,11 +351,12 @@ def test_decoders_find_the_package_from_a_directory_with_another_of_that_name(im
 
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
-def test_decoders_do_not_look_like_ranks(monkeypatch):
+def test_decoders_do_not_look_like_ranks(images, monkeypatch):
     for name in ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK', 'SLURM_PROCID'):
         monkeypatch.setenv(name, '1')
     monkeypatch.setenv('OPENBLAS_NUM_THREADS', '7')
     with ImagePool(1) as pool:
+        next(training(pool, images))  # it runs, and not only starts to
         environment = pathlib.Path(f'/proc/{processes(pool)[0].pid}/environ').read_bytes().split(b'\0')
     assert not [entry for entry in environment if entry.startswith((b'OMPI_', b'PMI', b'SLURM_'))]
     assert b'OPENBLAS_NUM_THREADS=1' in environment and b'OMP_NUM_THREADS=1' in environment
@@ -402,7 +409,7 @@ def test_shortage_of_memory_is_reported_with_the_remedy(two_processes, images, m
 
     monkeypatch.setattr(os, 'posix_fallocate', refuse)
     with pytest.raises(UserError, match=r'\d+ bytes .*No space left on device.*smaller --val-batchsize'):
-        training(two_processes, images, batch=1000)
+        training(two_processes, images, batch=999)
 
 
 def test_memory_that_the_machine_does_not_have_is_not_touched(two_processes, images, monkeypatch):

@@ -1,6 +1,7 @@
 """Mean of the gradients over all workers, in one packed exchange with a float16 wire (paper section 2).
 
-The paper computes in single precision and uses "half-precision floats for communication". ChainerMN's
+"While computation was generally done in single precision, in order to reduce the communication overhead
+during all-reduce operations, we used half-precision floats for communication." ChainerMN's
 ``pure_nccl`` also *divides* in float16, which flushes most means of small gradients to zero at 1024 workers;
 its ``naive`` knows no float16, and makes one MPI call per parameter. Here both share one arithmetic::
 
@@ -33,6 +34,12 @@ from chainer.backends import cuda
 from chainer.serializers import NpzDeserializer, npz
 
 from lib.errors import UserError
+
+# On GPUs the same arithmetic; ChainerMN's own kernels do not compile with CuPy 14.
+PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',
+               'gradient_to_wire')
+MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
+               'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
 
 # Elements handled at a time, so that each temporary stays in the processor's cache.
 _BLOCK = 1 << 15
@@ -320,21 +327,21 @@ class _MpiMeanGradient(MeanGradient):
 class _NcclMeanGradient(MeanGradient):
     """On GPUs: one NCCL all-reduce, on the current stream. NCCL adds in the wire's dtype."""
 
+    _finite = None  # bool (): what _unpack has noticed, without a pass of its own
+
     def _pack(self, gradient, payload):
-        cuda.elementwise('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',
-                         'gradient_to_wire')(gradient, np.float32(self.virtual_workers),
-                                             payload.reshape(gradient.shape))
+        cuda.elementwise(*PACK_KERNEL)(gradient, np.float32(self.virtual_workers),
+                                       payload.reshape(gradient.shape))
 
     def _sum(self):
         sum_over_processes(self, self._wire)
 
     def _unpack(self, total, mean):
-        cuda.elementwise('W total, float32 divisor', 'float32 mean', 'mean = (float)total / divisor',
-                         'mean_from_wire')(total, np.float32(self.size * self.loss_scale), mean)
+        self._finite = cuda.cupy.ones((), bool)
+        cuda.elementwise(*MEAN_KERNEL)(total, np.float32(self.size * self.loss_scale), mean, self._finite)
 
     def _all_finite(self, mean):
-        return bool(cuda.reduce('float32 mean', 'bool finite', 'isfinite(mean)', 'a && b', 'finite = a',
-                                'true', 'all_finite')(mean))
+        return bool(self._finite)
 
 
 def _params(model):
@@ -403,11 +410,10 @@ def sum_over_processes(comm, values):
         comm: ChainerMN communicator.
         values: Contiguous float array: NumPy through MPI, or CuPy through NCCL on the current stream.
     """
-    if comm.size == 1:
-        return
     if isinstance(values, np.ndarray):
-        from mpi4py import MPI
-        comm.mpi_comm.Allreduce(MPI.IN_PLACE, values)
+        if comm.size > 1:
+            from mpi4py import MPI
+            comm.mpi_comm.Allreduce(MPI.IN_PLACE, values)
     else:
         from chainermn import nccl
         from chainermn.communicators._communication_utility import _get_nccl_type_id

@@ -114,7 +114,7 @@ class _Batches:
         batch.n_missing += len(entries)
         self._n_submitted += 1
         self._pool.submit(functools.partial(self._decoded, batch, len(entries)), self._ring, batch.slot,
-                           self._augmentation, entries, urgent)
+                          self._augmentation, entries, urgent)
 
     def _decoded(self, batch, n_images, failures):
         batch.n_missing -= n_images

@@ -25,8 +25,9 @@ _LIBRARIES = (
 
 
 def preload():
-    """Load what is installed; CuPy's own warnings about what is not give way to ``lib.devices.notes``."""
-    warnings.filterwarnings('ignore', r'\s*(cudnn|nccl) library could not be loaded', UserWarning)
+    """Load what is installed; every rank's warnings about what is not give way to ``lib.devices.notes``."""
+    warnings.filterwarnings('ignore', r'\s*(cudnn|nccl) library could not be loaded|cuDNN is not enabled',
+                            UserWarning)
     spec = importlib.util.find_spec('nvidia')
     for folder in spec.submodule_search_locations if spec else ():
         for pattern in _LIBRARIES:

@@ -3,7 +3,6 @@
 import collections
 import os
 import platform
-import warnings
 
 import chainer
 from chainer.backends import cuda
@@ -55,12 +54,10 @@ def missing_for_gpus():
 
 
 def _nccl_available():
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the caller says it in one line
-        try:
-            from cupy.cuda import nccl
-        except ImportError:
-            return False
+    try:
+        from cupy.cuda import nccl
+    except ImportError:
+        return False
     return hasattr(nccl, 'NcclCommunicator')
 
 
@@ -126,9 +123,7 @@ def bind(communicator, comm):
         visible = cuda.cupy.cuda.runtime.getDeviceCount()
         index = choose_gpu(comm.intra_rank, visible)
         refuse_shared(comm.mpi_comm.allgather((platform.node(), _identity(index), visible)))
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Chainer's on cuDNN, which notes() replaces
-            device = chainer.get_device(f'@cupy:{index}')
+        device = chainer.get_device(f'@cupy:{index}')
         # cuDNN times its algorithms once per shape of convolution, and keeps the quickest. Memory comes from
         # CuPy's pool, Chainer's default.
         chainer.global_config.autotune = True

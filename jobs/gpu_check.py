@@ -1,0 +1,223 @@
+"""Check the GPU path against the CPU's, and measure it, on one GPU.
+
+    python jobs/gpu_check.py
+
+Compares the update rule, the normalisation of images, batch normalization's statistics and the exchange of
+gradients with what the CPU computes; then trains ResNet-50 on synthetic images, 32 at a time, and prints
+images per second, the parts of an iteration, and the update's bandwidth beside that of a copy. Started by
+mpirun it also exchanges between GPUs. Exit status 0 if all agree, 1 if not, 2 without a usable GPU.
+"""
+
+import argparse
+import itertools
+import pathlib
+import statistics
+import sys
+import types
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from lib import devices, errors  # noqa: E402, I001  (before Chainer, which it makes importable)
+
+import chainer  # noqa: E402
+import chainer.links as L  # noqa: E402
+import numpy as np  # noqa: E402
+from chainer.backends import cuda  # noqa: E402
+
+from lib import arguments, communicators, constants, normalization, timing  # noqa: E402
+from lib.batch_statistics import BatchStatistics  # noqa: E402
+from lib.optimizers import RMSpropWarmup  # noqa: E402
+
+WARM_UP = 5  # iterations in which cuDNN tries its algorithms and CuPy compiles
+REPEATS = 20
+
+
+def parameters(arrays, device):
+    link = chainer.Link()
+    with link.init_scope():
+        for index, array in enumerate(arrays):
+            setattr(link, f'p{index}', chainer.Parameter(array.copy()))
+    link.to_device(device)
+    return link
+
+
+def close(got, expected, tolerance):
+    got, expected = cuda.to_cpu(got), cuda.to_cpu(expected)
+    worst = abs(got.astype(float) - expected).max() / abs(expected).max()
+    assert worst <= tolerance, f'differs by {worst:.2g} of the largest, expected at most {tolerance:.2g}'
+
+
+def check_update(device, comm):
+    """The update rule: 50 steps, with and without each of its terms."""
+    rng = np.random.default_rng(0)
+    theta, grads = rng.standard_normal(5000), rng.standard_normal((50, 5000))
+    for hyperparameters in ({}, {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.3, 'weight_decay': 1e-4},
+                            {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.0}):
+        links = []
+        for place in (chainer.get_device('@numpy'), device):
+            link = parameters([theta.astype(np.float32)], place)
+            optimizer = RMSpropWarmup(0.1, **hyperparameters).setup(link)
+            for grad in grads:
+                link.p0.grad = place.send(grad.astype(np.float32))
+                optimizer.update()
+            links.append(link)
+        close(links[1].p0.array, links[0].p0.array, 1e-4)
+
+
+def check_normalisation(device, comm):
+    """Normalised images: the same bits."""
+    images = np.random.default_rng(1).integers(0, 256, (8, 33, 47, 3), np.uint8)
+    for dtype in (np.float32, np.float16):
+        got = normalization.normalize(device.send(images), dtype)
+        assert (cuda.to_cpu(got) == normalization.normalize(images, dtype)).all()
+
+
+def check_statistics(device, comm):
+    """Batch normalization's statistics: updated in the worker's own row, and averaged."""
+    images = np.random.default_rng(2).standard_normal((2, 8, 12, 5, 5)).astype(np.float32)
+    averages = []
+    for place in (chainer.get_device('@numpy'), device):
+        model = chainer.Sequential(L.BatchNormalization(12, decay=0.9), L.BatchNormalization(12, decay=0.0))
+        model.to_device(place)
+        rows = BatchStatistics(model, virtual_workers=2)
+        for k in range(2):
+            rows.select(k)
+            model(place.send((k + 1) * images[k] + k))
+        on_host = rows.rows_on_host()
+        assert (on_host[0] != on_host[1]).any(), 'the statistics were not updated in place'
+        close(model[0].avg_mean, on_host[1][:12], 0)
+        averages.append([on_host, _average(rows, model, comm, 'mean'), _average(rows, model, comm, 'pooled')])
+    for expected, got in zip(*averages):
+        close(got, expected, 1e-4)
+
+
+def _average(rows, model, comm, variance):
+    rows.select_average(comm, variance)
+    return np.concatenate([cuda.to_cpu(array) for link in model for array in (link.avg_mean, link.avg_var)])
+
+
+def check_exchange(device, comm):
+    """Gradients packed, exchanged and unpacked: exact where float16 is; on one GPU the CPU's bits."""
+    shapes = (3, 64, 7, 7), (64,), (1000, 13)
+    rng = np.random.default_rng(3)
+    whole = [rng.integers(-8, 9, shape).astype(np.float32) for shape in shapes]
+    link = _exchanged(device, comm, [array * (comm.rank + 1) for array in whole])
+    for param, array in zip(link.params(), whole):
+        expected = array * np.float32(comm.size * (comm.size + 1) / 2) / np.float32(comm.size)
+        assert (cuda.to_cpu(param.grad) == expected).all(), 'whole numbers came out different'
+    if comm.size == 1:
+        for sigma in (1e-7, 1e-3, 1e3):
+            drawn = [(sigma * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
+            for param, array in zip(_exchanged(device, comm, drawn).params(), drawn):
+                payload = np.empty(array.size, comm.wire_dtype)
+                communicators.to_wire(array, payload)
+                assert (cuda.to_cpu(param.grad).ravel() == payload.astype(np.float32)).all(), sigma
+    assert comm.gradient_is_finite()
+    whole[1][5] = np.inf
+    _exchanged(device, comm, whole)
+    assert not comm.gradient_is_finite(), 'an infinite gradient was not noticed'
+
+
+def _exchanged(device, comm, gradients):
+    link = parameters(gradients, device)
+    for param, gradient in zip(link.params(), gradients):
+        param.grad = device.send(gradient)
+    comm.multi_node_mean_grad(link)
+    return link
+
+
+CHECKS = check_update, check_normalisation, check_statistics, check_exchange
+
+
+def train(device, comm, arch, insize, iterations):
+    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
+    import train_imagenet
+    from lib.updater import WorkerUpdater
+
+    args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize)])
+    plan, model = train_imagenet.make_plan(
+        args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, constants.IMAGENET_CLASSES, data='',
+        workers=comm.size)
+    communicators.broadcast_model(comm, model)
+    model.to_device(device)
+    optimizer = train_imagenet.make_optimizer(plan, model)
+    optimizer.lr = 0.0  # the images are noise: measured, not learnt
+    rng = np.random.default_rng(4)
+    batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
+             rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
+    timer = timing.Timer(device.xp is not np)
+    updater = WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
+                            timer, types.SimpleNamespace(received=None))
+    for _ in range(WARM_UP):
+        updater.update()
+    timer.collect()
+    for _ in range(iterations):
+        updater.update()
+    spans = timer.collect()
+    for _ in range(REPEATS):
+        with timer('update'):
+            optimizer.update()
+    spans['update'] = timer.collect()['update']
+    return plan, model, {name: statistics.median(seconds) for name, seconds in spans.items()}
+
+
+def copy_bandwidth():
+    """Bytes per second, read and written, of copies of 1 GiB within the GPU."""
+    source = cuda.cupy.zeros(1 << 28, np.float32)
+    target = cuda.cupy.empty_like(source)
+    timer = timing.Timer(True)
+    for _ in range(REPEATS):
+        with timer('copy'):
+            cuda.cupy.copyto(target, source)
+    return 2 * source.nbytes / statistics.median(timer.collect()['copy'])
+
+
+def report(plan, model, seconds):
+    """Lines about what ``train`` has measured."""
+    parts = {name: seconds[name] for name in ('allreduce', 'update', 'data')}
+    parts = {'forward and backward': seconds['iteration'] - sum(parts.values()), **parts}
+    yield (f'{plan.arch}, {plan.workers} x {plan.batch} images: '
+           f'{plan.total_batch / seconds["iteration"]:.0f} images/s, {1e3 * seconds["iteration"]:.1f} ms an '
+           'iteration (' + ', '.join(f'{name} {1e3 * value:.1f}' for name, value in parts.items()) + ')')
+    # Reads gradient, theta, m and delta; writes the last three.
+    rate = 7 * 4 * model.count_params() / seconds['update']
+    yield f'update: {rate / 1e9:.0f} GB/s'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--iterations', type=int, default=50)
+    args = parser.parse_args()
+    try:
+        communicator = devices.choose_communicator('pure_nccl')
+        comm = communicators.create_communicator(communicator)
+        device = devices.bind(communicator, comm)
+    except errors.UserError as error:
+        if arguments.launched_rank() == 0:
+            print(f'gpu_check.py: {error}', file=sys.stderr)
+        return errors.EXIT_USER_ERROR
+
+    def say(text):
+        if comm.rank == 0:
+            print(text, flush=True)
+
+    say(devices.describe(device, comm))
+    for note in devices.notes(communicator):
+        say(note)
+    agree = True
+    for check in CHECKS:
+        outcome = 'as on the CPU'
+        try:
+            check(device, comm)
+        except AssertionError as error:
+            agree, outcome = False, f'DIFFERENT FROM THE CPU: {error}'
+        say(f'{check.__doc__} {outcome}')
+    for line in report(*train(device, comm, 'resnet50', constants.INSIZE, args.iterations)):
+        say(line)
+    say(f'copy within the GPU: {copy_bandwidth() / 1e9:.0f} GB/s; '
+        f'memory taken: {cuda.memory_pool.total_bytes() / 1e9:.1f} GB')
+    return errors.EXIT_FINISHED if agree else errors.EXIT_FAULT
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -140,14 +140,15 @@ def _resize(image, insize, box):
     """``box`` of an image as an RGB image of ``insize`` pixels a side."""
     image.load()
     if image.mode != 'L' or 'transparency' in image.info:  # grey stays one channel until it is small
-        image = _to_rgb(image)
+        image = to_rgb(image)
     # Rounding may put an edge a hair outside the image.
     box = [min(max(edge, 0), limit) for edge, limit in zip(box, image.size * 2)]
     image = image.resize((insize, insize), Image.BICUBIC, box, REDUCING_GAP)
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _to_rgb(image):
+def to_rgb(image):
+    """An 8-bit RGB image of any that Pillow reads: 16 bits scaled to 8, transparency laid over white."""
     if image.mode == 'I' or image.mode.startswith('I;16'):
         grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8))

@@ -239,6 +239,10 @@ class _ProcessDecoder:
                 results.close()
                 raise UserError(f'decoder process {len(self._processes)} does not start ({error.strerror}); '
                                 'use fewer -j') from None
+        # mpirun may have bound this rank to one core, which all its decoders would share.
+        if hasattr(os, 'sched_setaffinity') and len(os.sched_getaffinity(0)) == 1:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(process.pid, range(os.cpu_count()))
         self._processes.append(process)
         self._selector.register(results, selectors.EVENT_READ, process)
 

@@ -46,7 +46,7 @@ def prepare_image(data, short_side, quality=QUALITY):
                 image = image.transpose(_UPRIGHT[orientation])
             if image.mode not in ('L', 'RGB') or 'transparency' in image.info:
                 mended.append(image.mode)
-                image = decoding._to_rgb(image)
+                image = decoding.to_rgb(image)
             size = fitted_size(*image.size, short_side)
             resized = size != image.size
             if not resized and not mended:

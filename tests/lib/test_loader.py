@@ -443,3 +443,14 @@ def test_synthetic_batches_belong_to_workers_not_to_processes():
     apart = [collect(SyntheticBatches(7, INSIZE, SEED, 4, 6, worker, 1, 0, 2)) for worker in range(6)]
     assert_same(together, [apart[worker][t] for t in range(2) for worker in range(6)])
     assert not np.array_equal(together[0][0], together[1][0])
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_setaffinity') or os.cpu_count() == 1, reason='needs several cores')
+def test_decoders_use_all_cores_though_their_rank_is_bound_to_one():
+    bound = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(bound)})
+        with ImagePool(1) as pool:
+            assert os.sched_getaffinity(pool._decoder._processes[0].pid) == bound
+    finally:
+        os.sched_setaffinity(0, bound)

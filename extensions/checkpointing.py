@@ -1,6 +1,6 @@
 """Writes a checkpoint of the whole job at the end of an epoch, at an interval and when asked to stop."""
 
-import collections
+import dataclasses
 import sys
 
 import numpy as np
@@ -74,19 +74,35 @@ class Checkpointing(training.Extension):
             'job': self._plan.identity(), 'iteration': iteration, 'epoch': trainer.updater.epoch_detail,
             'elapsed_time': trainer.elapsed_time, 'log': list(self._job_log.log), 'versions': self._versions,
         }
-        self._report(self._writer.submit(checkpoint.path_of(self._out, iteration), arrays, description,
-                                         lambda path: checkpoint.prune(self._out, _KEEP)))
-
-    def finalize(self):
-        self._report(self._writer.close())
-
-    def _report(self, failure):
+        failure = self._writer.submit(checkpoint.path_of(self._out, iteration), arrays, description,
+                                      lambda path: checkpoint.prune(self._out, _KEEP))
         if failure:
             print(f'{failure}; training goes on', file=sys.stderr, flush=True)
 
+    def finalize(self):
+        failure = self._writer.close()
+        if failure:
+            print(failure, file=sys.stderr, flush=True)
 
-Found = collections.namedtuple('Found', 'path arrays description')
-Found.iteration = property(lambda found: found.description['iteration'])
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A checkpoint that was read.
+
+    Attributes:
+        path (str): Where it was found.
+        arrays (dict): Its arrays by name.
+        description (dict): What it says of the job.
+    """
+
+    path: str
+    arrays: dict
+    description: dict
+
+    @property
+    def iteration(self):
+        """Iterations done when it was written."""
+        return self.description['iteration']
 
 
 def load(path, out, comm, plan):

@@ -1,14 +1,12 @@
 """Chainer's LogReport for the whole job: every process's loss, not that of rank 0."""
 
-import json
 import os
-import sys
 
 import numpy as np
 from chainer import training
 from chainer.training import extensions
 
-from lib import communicators
+from lib import communicators, output
 
 _AVERAGED = ('main/loss', 'main/accuracy')
 
@@ -66,13 +64,4 @@ class JobLog(extensions.LogReport):
                    if key not in _AVERAGED)
         self._log.append(row)
         if self._comm.rank == 0:
-            self._write()
-
-    def _write(self):
-        try:
-            with open(f'{self._path}.tmp', 'w') as file:
-                json.dump(self._log, file, indent=4)
-            os.replace(f'{self._path}.tmp', self._path)
-        except OSError as error:  # a full disk must not end the training
-            print(f'{self._path} was not written ({error.strerror}); training goes on', file=sys.stderr,
-                  flush=True)
+            output.try_to(output.write_json, self._path, self._log)

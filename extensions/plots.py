@@ -1,11 +1,12 @@
 """Pictures of a run: loss.png, accuracy.png and schedule.png."""
 
 import os
-import sys
 import time
 
 import numpy as np
 from chainer import training
+
+from lib import output
 
 _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
 
@@ -36,12 +37,8 @@ class Plots(training.Extension):
         from matplotlib import figure  # takes half a second to import
         picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
         draw(picture)
-        path = os.path.join(self._out, name)
-        try:
-            picture.savefig(f'{path}.tmp', format='png')
-            os.replace(f'{path}.tmp', path)
-        except OSError as error:  # a full disk must not end the training
-            print(f'{path} was not written ({error.strerror}); training goes on', file=sys.stderr, flush=True)
+        output.try_to(output.write, os.path.join(self._out, name),
+                      lambda file: picture.savefig(file, format='png'), 'wb')
 
 
 def _draw_curves(figure, log, name, label):

@@ -137,9 +137,9 @@ def run(options, faults=(), notes=None, pictures=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
     import train_imagenet
     from extensions import Plots
-    from lib import arguments, updater
+    from lib import launcher, updater
 
-    rank = arguments.launched_rank()
+    rank = launcher.launched_rank()
     due = {}
     for kind, of_rank, iteration in faults:
         if of_rank == rank:
@@ -175,10 +175,10 @@ def run(options, faults=(), notes=None, pictures=False):
 
 
 def main():
-    from lib import arguments
+    from lib import launcher
     for number, described in enumerate(json.loads(sys.argv[1])):
         status, done = run(**described)
-        print(f'run {number} on rank {arguments.launched_rank()}: exit {status}, iteration {done}',
+        print(f'run {number} on rank {launcher.launched_rank()}: exit {status}, iteration {done}',
               flush=True)
     return status
 

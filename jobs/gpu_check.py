@@ -24,7 +24,7 @@ import chainer.links as L  # noqa: E402
 import numpy as np  # noqa: E402
 from chainer.backends import cuda  # noqa: E402
 
-from lib import arguments, communicators, constants, normalization, timing  # noqa: E402
+from lib import arguments, communicators, constants, launcher, normalization, timing  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
 
@@ -193,7 +193,7 @@ def main():
         comm = communicators.create_communicator(communicator)
         device = devices.bind(communicator, comm)
     except errors.UserError as error:
-        if arguments.launched_rank() == 0:
+        if launcher.launched_rank() == 0:
             print(f'gpu_check.py: {error}', file=sys.stderr)
         return errors.EXIT_USER_ERROR
 

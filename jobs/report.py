@@ -242,7 +242,7 @@ def draw_schedule(figure, runs, names):
         above.plot(epochs, [value.lr for value in values], **style)
         below.plot(epochs, [value.alpha_sgd for value in values], label=names[run.path], **style)
     above.set(ylabel=r'Learning rate $\eta$', yscale='log')
-    below.set(xlabel='Epoch', ylabel=r'$\alpha_\mathrm{SGD}$', ylim=(-0.03, 1.03))
+    below.set(xlabel='Epoch', ylabel=r'$\alpha_\mathrm{SGD}$', ylim=(-0.03, None))
     below.set_xlim(left=0)
     for axes in (above, below):
         axes.grid(alpha=0.3)

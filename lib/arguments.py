@@ -2,31 +2,11 @@
 
 import argparse
 import math
-import os
 import sys
 import time
 
 from lib import errors, recipe
-
-# How launchers tell a process its rank before MPI is initialised.
-_RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK', 'SLURM_PROCID')
-_SIZE_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
-
-
-def launched_rank():
-    """Rank that the launcher gave this process, known before MPI starts; 0 when launched alone."""
-    return _from_environment(_RANK_VARIABLES, 0)
-
-
-def launched_size():
-    """Number of processes that the launcher started, known before MPI starts; 1 when launched alone."""
-    return _from_environment(_SIZE_VARIABLES, 1)
-
-
-def _from_environment(names, default):
-    values = (os.environ.get(name, '') for name in names)
-    return next((int(value) for value in values if value.isdigit()), default)
-
+from lib.launcher import launched_rank
 
 SECONDS_FOR_RANK_0 = 5
 
@@ -51,7 +31,8 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Appends the default where there is one to tell."""
 
     def _get_help_string(self, action):
-        has_default = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
+        told = action.default is None or action.default is False or action.default is argparse.SUPPRESS
+        has_default = action.option_strings and not told
         return f'{action.help} (%(default)s)' if has_default else action.help
 
 

@@ -13,6 +13,8 @@ Chainer's var_w is the unbiased m/(m-1) times the variance of the worker's m val
 mean here; the workers' n means vary with 1/n.
 """
 
+import contextlib
+
 import chainer.links as L
 import numpy as np
 from chainer import backend
@@ -50,6 +52,16 @@ class BatchStatistics:
         """Let the model normalise with, and update, this process's worker ``k``."""
         self._bind(self._rows[k])
 
+    @contextlib.contextmanager
+    def using(self, k):
+        """For a while, let the model normalise with this process's worker ``k``."""
+        bound = self._bound
+        self.select(k)
+        try:
+            yield
+        finally:
+            self._bind(bound)
+
     def select_average(self, comm, variance='mean'):
         """Let the model normalise with the average over all workers; their rows stay as they are.
 
@@ -70,6 +82,7 @@ class BatchStatistics:
         self._rows[...] = backend.get_array_module(self._rows).asarray(rows, np.float32)
 
     def _bind(self, row):
+        self._bound = row
         offset = 0
         for name in ('avg_mean', 'avg_var'):
             for link in self._links:

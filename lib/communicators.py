@@ -151,6 +151,20 @@ def all_finite(values):
     return all(np.dot(values[block], zeros[:values[block].size]) == 0 for block in _blocks(values.size))
 
 
+def world():
+    """mpi4py's communicator of all processes. Initialises MPI.
+
+    Raises:
+        UserError: If MPI is missing.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
+                        "the cluster's MPI") from error
+    return MPI.COMM_WORLD
+
+
 def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, virtual_workers=1,
                         mpi_comm=None):
     """Make ChainerMN's communicator ``name`` with the exchange of gradients described above.
@@ -177,11 +191,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
         raise UserError(f'--loss-scale {loss_scale}: expected a positive number')
     if virtual_workers < 1:
         raise UserError(f'--virtual-workers {virtual_workers}: expected at least 1')
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
-                        "the cluster's MPI") from error
+    mpi_comm = mpi_comm or world()
     # Classes are made here because ChainerMN's communicators initialise MPI when they are imported.
     if name == 'naive':
         from chainermn.communicators.naive_communicator import NaiveCommunicator
@@ -195,8 +205,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
         cls = type('Float32MeanNcclCommunicator', (_NcclMeanGradient, PureNcclCommunicator), {})
     else:
         raise UserError(f'--communicator {name}: expected pure_nccl or naive')
-    return cls(MPI.COMM_WORLD if mpi_comm is None else mpi_comm, allreduce_grad_dtype, loss_scale,
-               virtual_workers)
+    return cls(mpi_comm, allreduce_grad_dtype, loss_scale, virtual_workers)
 
 
 class MeanGradient:

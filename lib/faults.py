@@ -25,6 +25,7 @@ import types
 import numpy as np
 
 from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
+from lib.launcher import launched_size
 
 
 class _FailedElsewhere(RuntimeError):
@@ -223,7 +224,7 @@ def check_job(comm, facts):
     """
     comm = _mpi(comm)
     size = 1 if comm is None else comm.Get_size()
-    launched = max(int(os.environ.get(name, '1')) for name in ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE'))
+    launched = launched_size()
     if size == 1 and launched > 1:
         raise UserError(f'mpirun started {launched} processes, but each takes itself for the only one: '
                         "mpi4py is missing or found another MPI than mpirun's; install the extra mpi, or run "
@@ -253,7 +254,9 @@ def versions():
     The MPI library is named only once MPI is in use, since asking would initialise it.
     """
     import chainer
-    found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__}
+    import PIL
+    found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
+             'pillow': PIL.__version__}
     if 'mpi4py.MPI' in sys.modules:
         import mpi4py
         from mpi4py import MPI

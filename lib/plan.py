@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lib import constants, sharding
+from lib import constants, schedules, sharding
 from lib.recipe import Recipe
 
 
@@ -28,6 +28,9 @@ class Plan:
         loss_scale (float): Factor on the loss before backward.
         dtype (str): Precision of the computation.
         jitter (bool): Whether colours are augmented.
+        skip_bad_images (bool): Whether another image takes an undecodable one's place.
+        synthetic (bool): Whether images are random pixels.
+        initmodel (str or None): File of initial weights.
         max_iterations (int or None): Ends the run early, for tests.
     """
 
@@ -48,6 +51,9 @@ class Plan:
     loss_scale: float = 1
     dtype: str = 'float32'
     jitter: bool = False
+    skip_bad_images: bool = False
+    synthetic: bool = False
+    initmodel: str = None
     max_iterations: int = None
 
     @property
@@ -119,6 +125,9 @@ class Plan:
             found.append('transition: continuous, alpha_SGD = 1/2 + (epoch - c)/p after the centre; as '
                          'printed, 1/2 + 2(epoch - c)/p, it would pass 1 at c + p/4 and make alpha_RMSprop '
                          'negative, against the paper\'s own text')
+        elif recipe.transition == 'printed':
+            found.append('transition: as printed; alpha_SGD passes 1 and alpha_RMSprop becomes negative, '
+                         'against the paper\'s own text')
         elif recipe.transition != 'none':
             found.append(f'transition: {recipe.transition} instead of the paper\'s, for comparison')
         else:
@@ -139,7 +148,13 @@ class Plan:
                          f'in epochs scales by {recipe.epoch_scale:.4g}')
         if self.arch != 'resnet50':
             found.append(f'network: {self.arch} instead of resnet50')
-        if self.n_train != constants.IMAGENET_TRAIN or self.n_class != constants.IMAGENET_CLASSES:
+        if self.insize != constants.INSIZE:
+            found.append(f'input: {self.insize} pixels instead of {constants.INSIZE}')
+        if self.initmodel:
+            found.append(f'start: from the weights of {self.initmodel}')
+        if self.synthetic:
+            found.append('data: random pixels, nothing can be learnt')
+        elif self.n_train != constants.IMAGENET_TRAIN or self.n_class != constants.IMAGENET_CLASSES:
             found.append(f'data: {self.n_train:,} images of {self.n_class} classes instead of ImageNet\'s '
                          f'{constants.IMAGENET_TRAIN:,} of {constants.IMAGENET_CLASSES}')
         if self.batch != constants.BATCH:
@@ -155,6 +170,8 @@ class Plan:
             found.append(f'arithmetic: {self.dtype} instead of float32')
         if self.jitter:
             found.append('augmentation: colour jitter and lighting, which Goyal\'s text does not have')
+        if self.skip_bad_images:
+            found.append('data: the next image of the epoch takes the place of one that cannot be decoded')
         if self.max_iterations is not None:
             found.append(f'length: a test of {self.iterations} iterations')
         return found
@@ -166,7 +183,13 @@ class Plan:
             'virtual_workers': self.virtual_workers, 'total_batch': self.total_batch,
             'iterations_per_epoch': self.n_train / self.total_batch,
             'eta_base': self.recipe.eta_base(self.total_batch), 'beta_center': self.recipe.beta_center,
-            'beta_period': self.recipe.beta_period,
+            'beta_period': self.recipe.beta_period, 'eta_rmsprop': constants.ETA_RMSPROP,
+            'alpha_sgd': self._describe_transition(), 'mu1': constants.MU1, 'mu2': constants.MU2,
+            'eps': constants.EPS, 'weight_decay': constants.WEIGHT_DECAY,
+            'weight_decay_exempt': 'gamma and beta of batch normalization',
+            'bn_training': f'each worker normalises with its own {self.batch} images',
+            'bn_validation': self._describe_validation_statistics(), 'bn_decay': self.recipe.bn_decay,
+            'bn_eps': constants.BN_EPS,
             'phases': [dict(zip(('from_epoch', 'to_epoch', 'lr_first', 'lr_last'), row))
                        for row in self.phases()],
             'n_parameters': self.n_parameters, 'n_statistics': self.n_statistics,
@@ -193,12 +216,8 @@ class Plan:
         for start, end, low, high in self.phases():
             rate = f'{low:.6g}' if low == high else f'{low:.6g} rising to {high:.6g}'
             lines.append(('learning rate', f'{rate} in epochs {start:.6g} to {end:.6g}'))
-        if recipe.transition == 'none':
-            lines.append(('alpha_SGD', '1 throughout (momentum SGD)'))
-        else:
-            lines.append(('alpha_SGD', f'{first.alpha_sgd:.6g} at epoch 0, 1/2 at {recipe.beta_center:.6g} '
-                                       f'(beta_center), beta_period {recipe.beta_period:.6g}; 1 from '
-                                       f'{recipe.beta_center + recipe.beta_period / 2:.6g}'))
+        lines.append(('alpha_SGD', self._describe_transition()))
+        if recipe.transition != 'none':
             lines.append(('alpha_RMSprop', f'(1 - alpha_SGD) x {constants.ETA_RMSPROP} / eta_SGD, '
                                            f'{first.alpha_rmsprop:.6g} at epoch 0'))
         lines += [
@@ -206,14 +225,36 @@ class Plan:
             ('weight decay', f'{constants.WEIGHT_DECAY:g} on the averaged gradient, not on batch '
                              'normalization\'s gamma and beta'),
             ('BN training', f'each worker normalises with its own {self.batch} images'),
-            ('BN validation', {
-                'last': f'statistics of the last minibatch, averaged over workers (variance: '
-                        f'{recipe.bn_variance}), {self.n_statistics:,} values in one all-reduce',
-                'last-local': 'statistics of each worker\'s own last minibatch, not averaged',
-                'moving': f'moving averages with decay {constants.BN_DECAY}, averaged over workers '
-                          f'(variance: {recipe.bn_variance})'}[recipe.bn_statistics]),
+            ('BN validation', self._describe_validation_statistics()),
             ('wire', f'{self.wire_bytes:,} bytes of {self.allreduce_grad_dtype} gradient per process and '
                      f'iteration; loss scale {self.loss_scale:g}'),
         ]
         lines += [('deviation', text) for text in self.deviations()]
         return '\n'.join(f'{name:<14} {text}' for name, text in lines)
+
+    def _describe_transition(self):
+        recipe = self.recipe
+        center, period = recipe.beta_center, recipe.beta_period
+        at_zero = f'{self.hyperparameters(0).alpha_sgd:.6g} at epoch 0'
+        half = f'1/2 at {center:.6g} (beta_center)'
+        end = f'1 from {center + period / 2:.6g}'
+        return {
+            'continuous': f'{at_zero}, {half}, beta_period {period:.6g}; {end}',
+            'printed': f'{at_zero}, {half}, beta_period {period:.6g}; rises to 3/2, and is {end}',
+            'linear': f'0 until {center - period / 2:.6g}, {half}, {end}',
+            'sigmoid': f'{at_zero}, {half}, beta_period {period:.6g}; '
+                       f'{schedules.alpha_sgd(center + period / 2, center, period, "sigmoid"):.6g} at '
+                       f'{center + period / 2:.6g}',
+            'sudden': f'0 until {center:.6g} (beta_center), 1 from there',
+            'none': '1 throughout (momentum SGD)',
+        }[recipe.transition]
+
+    def _describe_validation_statistics(self):
+        recipe = self.recipe
+        return {
+            'last': f'statistics of the last minibatch, averaged over workers (variance: '
+                    f'{recipe.bn_variance}), {self.n_statistics:,} values in one all-reduce',
+            'last-local': 'statistics of each worker\'s own last minibatch, not averaged',
+            'moving': f'moving averages with decay {constants.BN_DECAY}, averaged over workers (variance: '
+                      f'{recipe.bn_variance})',
+        }[recipe.bn_statistics]

@@ -10,7 +10,7 @@ from lib import constants
 
 # Distance to a phase's first epoch, in epochs, that counts as having reached it. It covers the rounding of
 # ``epoch`` (1e-14 per operation), and is far below the closest that an iteration can come to a phase without
-# being in it: the bounds are multiples of 1/18 epoch, so 1 / (18 N) = 4e-8 epochs on ImageNet.
+# being in it: for a whole number of epochs the bounds are multiples of 1/18, so 4e-8 epochs on ImageNet.
 _ROUNDING = 1e-10
 
 

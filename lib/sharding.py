@@ -20,8 +20,7 @@ _DOMAIN = 1
 def permutation(epoch, n_examples, seed):
     """Order in which ``epoch`` visits the training set.
 
-    Sorts counter-based random numbers of 64 bits, so that every NumPy version gives the same order (but for
-    two equal ones, which among ImageNet's 1.28 million meet in one epoch of 20 million).
+    Sorts counter-based random numbers, so that every NumPy version gives the same order.
 
     Args:
         epoch (int): Epoch, from 0.
@@ -33,7 +32,7 @@ def permutation(epoch, n_examples, seed):
     """
     bits = np.random.Philox(key=np.array([seed, _DOMAIN], np.uint64),
                             counter=np.array([0, 0, 0, epoch], np.uint64))
-    order = np.argsort(bits.random_raw(n_examples))
+    order = np.argsort(bits.random_raw(n_examples), kind='stable')
     order.flags.writeable = False
     return order
 

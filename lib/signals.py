@@ -14,10 +14,13 @@ class StopRequest:
     """Notes that SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) has arrived.
 
     A second SIGINT is an impatient user's: it raises ``KeyboardInterrupt`` as Python does by default.
+
+    Args:
+        early (sequence of int): Numbers of signals that arrived before, in their order.
     """
 
-    def __init__(self):
-        self._received = None
+    def __init__(self, early=()):
+        self._received = signal.Signals(early[0]).name if early else None
         self._interrupted = False
 
     @property

@@ -48,10 +48,6 @@ class WorkerUpdater(chainer.training.Updater):
     def epoch(self):
         return int(self.epoch_detail)
 
-    @property
-    def is_new_epoch(self):
-        return self.epoch > int(self.previous_epoch_detail)
-
     def connect_trainer(self, trainer):
         pass
 
@@ -63,9 +59,6 @@ class WorkerUpdater(chainer.training.Updater):
 
     def get_all_optimizers(self):
         return {'main': self._optimizer}
-
-    def serialize(self, serializer):
-        self.iteration = int(serializer('iteration', self.iteration))
 
     def update(self):
         """Run one iteration.
@@ -80,11 +73,12 @@ class WorkerUpdater(chainer.training.Updater):
                 loss, accuracy = self._compute_gradient()
             except UserError as raised:
                 error = raised
-            failed, self.stopping = communicators.agree(
-                self.comm, error is not None, self._stop_request.received is not None)
-            if failed:
-                faults.raise_together(self.comm.mpi_comm, error)
+            # Waiting for the slowest process is part of communication, as it is inside an all-reduce.
             with self.timer('allreduce'):
+                failed, self.stopping = communicators.agree(
+                    self.comm, error is not None, self._stop_request.received is not None)
+                if failed:
+                    faults.raise_together(self.comm.mpi_comm, error)
                 self.comm.multi_node_mean_grad(self.model)
             if not self.comm.gradient_is_finite():
                 raise TrainingFault(f'iteration {self.iteration + 1}: '
@@ -97,19 +91,33 @@ class WorkerUpdater(chainer.training.Updater):
         """Leave in ``param.grad`` the sum over this process's workers; return mean loss and accuracy."""
         plan = self.plan
         device = self.model.device
-        self.model.cleargrads()
-        losses, corrects = 0, 0
+        losses, corrects, gradients = 0, 0, {}
         for k in range(plan.virtual_workers):
             with self.timer('data'):
                 images, labels = next(self._batches)
             x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
             t = device.send(labels)
             self._statistics.select(k)
+            self.model.cleargrads()
             y = F.cast(self.model(x), 'float32')
             loss = F.softmax_cross_entropy(y, t)
             # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
             loss.grad = device.xp.asarray(0 * loss.array + np.float32(plan.loss_scale))
             loss.backward()
+            if plan.virtual_workers > 1:
+                self._add_gradients(gradients)
             losses += loss.array.astype('float64')
             corrects += (y.array.argmax(axis=1) == t).sum()
+        for name, param in self.model.namedparams():
+            if name in gradients:
+                param._set_grad_without_check(gradients[name])  # float32 for float16 parameters too
         return losses / plan.virtual_workers, corrects / (plan.virtual_workers * plan.batch)
+
+    def _add_gradients(self, sums):
+        """Add the model's gradients to ``sums`` by name, in float32: in float16 the sum of K may overflow."""
+        for name, param in self.model.namedparams():
+            if param.grad is not None:
+                if name in sums:
+                    sums[name] += param.grad
+                else:
+                    sums[name] = param.grad.astype('float32')

@@ -51,9 +51,9 @@ def evaluate_share(plan, rank, model, statistics, batches):
         return evaluate(model, batches(*sharding.block(rank, plan.processes, plan.n_val)))
     sums = np.zeros(3)
     for k in range(plan.virtual_workers):
-        statistics.select(k)
-        worker = rank * plan.virtual_workers + k
-        sums += evaluate(model, batches(*sharding.block(worker, plan.workers, plan.n_val)))
+        share = sharding.block(rank * plan.virtual_workers + k, plan.workers, plan.n_val)
+        with statistics.using(k):
+            sums += evaluate(model, batches(*share))
     return sums
 
 

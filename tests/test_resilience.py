@@ -71,6 +71,7 @@ def runs(described, folder):
         ('paper', described('paper')),
         *stops('stopped', [['SIGTERM', 1, 1]], [['SIGUSR1', 0, 3]], [['SIGINT', 1, 5]],
                [['SIGTERM', 0, 8], ['SIGUSR1', 1, 8]], []),
+        ('last', described('last', faults=[['SIGTERM', 1, 15]])),
         ('goyal', described('goyal', *many)),
         *stops('goyal stopped', [['SIGUSR1', 1, 1]], [['SIGTERM', 0, 3]], [['SIGTERM', 1, 4]], [],
                options=many),
@@ -112,6 +113,11 @@ def test_ranks_asked_to_stop_do_so_at_the_same_iteration_with_status_75(runs):
 def test_a_run_stopped_four_times_is_the_uninterrupted_one_byte_for_byte(runs, folder):
     assert soak.differences(folder / 'stopped', folder / 'paper') == []
     assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'paper' / 'model.npz').read_bytes()
+
+
+def test_a_stop_asked_for_in_the_last_iteration_comes_too_late(runs, folder):
+    assert runs[0]['last'] == both(0, 15)
+    assert (folder / 'last' / 'model.npz').read_bytes() == (folder / 'paper' / 'model.npz').read_bytes()
 
 
 def test_the_log_file_too_but_for_what_clocks_measure(runs, folder):

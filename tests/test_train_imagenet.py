@@ -78,9 +78,12 @@ def test_second_run_into_the_same_directory_is_refused(train_into, finished):
     assert line_of_error(done).endswith('or choose another directory')
 
 
-def test_resuming_a_finished_run_says_so(train_into, finished):
+def test_resuming_a_finished_run_says_so_and_writes_lost_weights_again(train_into, finished):
+    weights = (finished[0] / 'model.npz').read_bytes()
+    (finished[0] / 'model.npz').unlink()
     done = train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
     assert 'finished already' in done.stdout
+    assert (finished[0] / 'model.npz').read_bytes() == weights
 
 
 def test_resuming_another_job_spells_out_the_differences(train_into, finished):
@@ -200,3 +203,37 @@ def test_weights_of_another_network_are_refused_on_one_line(train, tmp_path, oth
 def test_bad_image_is_skipped_when_asked(train, small_data, tmp_path):
     done = train(2, '-E', '1', '-B', '8', '--on-bad-image', 'skip', data=no_image(small_data, tmp_path))
     assert 'text.JPEG' in done.stderr
+
+
+def test_error_on_one_rank_is_everyones(train, tmp_path):
+    # Event files are rank 0's, which meets a library that cannot be imported.
+    (tmp_path / 'tensorboardX.py').write_text('raise ImportError')
+    done = train(2, '--test', '--tensorboard', check=False, timeout=60,
+                 env={'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'})
+    assert done.returncode == 2
+    assert 'tensorboardX' in line_of_error(done)
+
+
+@pytest.mark.parametrize('options', [
+    ['--dtype', 'mixed16', '--virtual-workers', '2', '--loss-scale', '128'],
+    ['-j', '2', '--loader', 'thread', '--jitter', '--bn-variance', 'pooled'],
+    ['--recipe', 'goyal', '--bn-statistics', 'last-local', '--virtual-workers', '2']])
+def test_options_train_from_end_to_end(train, tmp_path, options):
+    train(1, '-B', '4', '--test', *options)
+    row, = json.loads((tmp_path / 'out' / 'log').read_text())
+    assert np.isfinite(row['main/loss']) and 0 <= row['validation/main/accuracy'] <= 1
+
+
+def test_list_files_train_like_directories(train, small_data, tmp_path):
+    lists = []
+    for name, folder in zip(('train', 'val'), small_data):
+        lines = [f'{path.relative_to(folder.parent)} {label}\n' for label, directory in
+                 enumerate(sorted(folder.iterdir())) for path in sorted(directory.iterdir())]
+        lists.append(tmp_path / f'{name}.txt')
+        lists[-1].write_text(''.join(lines))
+    logs = []
+    for data, options in ((small_data, []), (lists, ['--root', small_data[0].parent])):
+        train(1, '-B', '8', '--test', '--force', *options, data=data)
+        row, = json.loads((tmp_path / 'out' / 'log').read_text())
+        logs.append((row['main/loss'], row['validation/main/loss']))
+    assert logs[0] == logs[1]

@@ -1,10 +1,13 @@
-"""Exact validation; on several ranks in test_validation_ranks below, started through mpirun."""
+"""Exact validation; on several ranks through ranks_validation.py."""
+
+import types
 
 import chainer
 import numpy as np
 import pytest
 
 from lib import validation
+from lib.batch_statistics import BatchStatistics
 
 
 class Threshold(chainer.Chain):
@@ -50,3 +53,36 @@ def test_means_divide_by_the_number_of_images():
 def test_every_rank_count_gives_the_one_process_answer(mpirun):
     told = mpirun(3, 'tests/lib/ranks_validation.py').stdout.split()
     assert told == ['18', 'sizes', 'x', '3', 'batches', 'x', '3', 'rank', 'counts:', 'all', 'equal']
+
+
+class Offset(chainer.Chain):
+    """Answers class 1 if the mean that it normalises with is above one half."""
+
+    def __init__(self):
+        super().__init__()
+        with self.init_scope():
+            self.bn = chainer.links.BatchNormalization(3)
+
+    def forward(self, x):
+        above = self.bn.avg_mean[0] - 0.5
+        return np.tile(np.array([-above, above], np.float32), (len(x), 1))
+
+
+def test_without_the_average_every_worker_answers_for_its_block_with_its_own_statistics():
+    model = Offset()
+    statistics = BatchStatistics(model, 2)
+    rows = statistics.rows_on_host()
+    rows[0, :3], rows[1, :3] = 0.0, 1.0
+    statistics.restore_rows(rows)
+    statistics.select_average(types.SimpleNamespace(size=1))
+    plan = types.SimpleNamespace(recipe=types.SimpleNamespace(bn_statistics='last-local'), virtual_workers=2,
+                                 workers=4, n_val=10)
+    pixels, labels = np.zeros((10, 2, 2, 3), np.uint8), np.ones(10, np.int32)
+
+    def batches(start, stop):
+        return in_batches(pixels[start:stop], labels[start:stop], 2)
+
+    # Workers 2 and 3 of 4 have images 5, 6 and 7, 8, 9; only the second answers 1.
+    assert validation.evaluate_share(plan, 1, model, statistics, batches)[1:].tolist() == [3, 5]
+    # What checkpoints and model.npz hold afterwards is the average.
+    assert model.bn.avg_mean.tolist() == [0.5, 0.5, 0.5]

@@ -131,6 +131,7 @@ def train(args, stack, stop_request):
     comm = communicators.create_communicator(communicator, args.allreduce_grad_dtype, args.loss_scale,
                                              args.virtual_workers, world)
     device = devices.bind(communicator, comm)
+    communicators.check_sum(comm, device.xp)
 
     # Data, network and plan, the same on every process.
     if args.train is None and not args.synthetic:

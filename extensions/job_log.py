@@ -9,6 +9,7 @@ from chainer.training import extensions
 from lib import communicators, output
 
 _AVERAGED = ('main/loss', 'main/accuracy')
+_UNREAD = 1000  # iterations whose values stay on the device at most
 
 
 class JobLog(extensions.LogReport):
@@ -35,9 +36,7 @@ class JobLog(extensions.LogReport):
     @property
     def sums(self):
         """This process's part of the row under way, float64 ``(3,)``: minibatches, loss, accuracy."""
-        for values in self._unread:
-            self._sums += self._workers * np.array([1, *map(float, values)])
-        self._unread = []
+        self._read()
         return self._sums.copy()
 
     def restore(self, rows, sums):
@@ -46,10 +45,17 @@ class JobLog(extensions.LogReport):
         self._sums = np.array(sums, np.float64)
 
     def __call__(self, trainer):
-        # Kept as they come: values that a device is still computing are waited for once a row.
+        # Kept as they come: values that a device is still computing are waited for rarely.
         self._unread.append([trainer.observation[key] for key in _AVERAGED])
+        if len(self._unread) >= _UNREAD:
+            self._read()
         if self._trigger(trainer):
             self._append_row(trainer)
+
+    def _read(self):
+        for values in self._unread:
+            self._sums += self._workers * np.array([1, *map(float, values)])
+        self._unread = []
 
     def _append_row(self, trainer):
         sums = self.sums

@@ -432,6 +432,24 @@ def sum_over_processes(comm, values):
                                  cuda.cupy.cuda.get_current_stream().ptr)
 
 
+def check_sum(comm, xp):
+    """Add known values up on the devices that train, and compare with the closed form, on every process.
+
+    Args:
+        comm: ChainerMN communicator.
+        xp: NumPy or CuPy.
+
+    Raises:
+        RuntimeError: If the sum is wrong.
+    """
+    k = xp.arange(1, 1 << 10, dtype=np.float32)
+    values = (comm.rank + 1) * k
+    sum_over_processes(comm, values)
+    if not bool((values == comm.size * (comm.size + 1) // 2 * k).all()):
+        raise RuntimeError('an all-reduce of known values gave wrong sums: '
+                           f'{"MPI" if xp is np else "NCCL"} or the network is at fault')
+
+
 def broadcast_arrays(comm, arrays):
     """Give rank 0's arrays to every process, packed into one buffer.
 

@@ -70,3 +70,13 @@ def test_a_minibatch_counts_once_per_worker(tmp_path, workers):
     log = make(tmp_path, job, workers)
     job.step(log, 2, 0.5)
     assert log.sums.tolist() == [workers, 2 * workers, 0.5 * workers]
+
+
+def test_values_are_fetched_in_time_and_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr('extensions.job_log._UNREAD', 3)
+    job = Job()
+    log = JobLog(job, 1, tmp_path, lambda trainer: False)
+    for loss in range(7):
+        job.step(log, loss, 1)
+    assert len(log._unread) == 1
+    assert log.sums.tolist() == [7, 21, 7]

@@ -6,6 +6,7 @@ import gc
 import pathlib
 import subprocess
 import sys
+import types
 import weakref
 
 import chainer
@@ -264,3 +265,11 @@ def test_on_ranks(mpirun, ranks, case):
         _done[ranks] = mpirun(ranks, ROOT / 'tests/lib/ranks_communicators.py', check=False)
     done = _done[ranks]
     assert case in done.stdout.split(), done.stdout + done.stderr
+
+
+def test_wrong_sum_of_known_values_is_a_fault(monkeypatch):
+    comm = types.SimpleNamespace(rank=0, size=1)
+    communicators.check_sum(comm, np)
+    monkeypatch.setattr(communicators, 'sum_over_processes', lambda comm, values: values.__iadd__(1))
+    with pytest.raises(RuntimeError, match='MPI'):
+        communicators.check_sum(comm, np)

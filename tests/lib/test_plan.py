@@ -65,7 +65,8 @@ def test_goyal_plan_names_plain_momentum():
 @pytest.mark.parametrize('change', [
     {'batch': 64}, {'workers': 8}, {'arch': 'resnet101'}, {'n_train': 1000},
     {'allreduce_grad_dtype': 'float32'}, {'loss_scale': 128}, {'dtype': 'mixed16'}, {'jitter': True},
-    {'max_iterations': 3},
+    {'max_iterations': 3}, {'insize': 64}, {'initmodel': 'model.npz'}, {'synthetic': True},
+    {'skip_bad_images': True},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], epochs=45)},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], eta_scale=2)},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], bn_statistics='last-local')},
@@ -104,3 +105,21 @@ def test_description_holds_the_hand_checked_values():
 def test_length_scales_with_a_fractional_number_of_epochs():
     recipe = Recipe('paper', 'continuous', 'slow-start', 'last', epochs=0.5)
     assert paper_plan(recipe=recipe, n_train=100, workers=1, batch=10).iterations == 5
+
+
+@pytest.mark.parametrize('transition, told', [
+    ('continuous', '0.00915782 at epoch 0, 1/2 at 10 (beta_center), beta_period 5; 1 from 12.5'),
+    ('printed', '1/2 at 10 (beta_center), beta_period 5; rises to 3/2, and is 1 from 12.5'),
+    ('linear', '0 until 7.5, 1/2 at 10 (beta_center), 1 from 12.5'),
+    ('sigmoid', '0.880797 at 12.5'),
+    ('sudden', '0 until 10 (beta_center), 1 from there'),
+    ('none', '1 throughout')])
+def test_transition_is_described_as_it_is(transition, told):
+    recipe = dataclasses.replace(PUBLISHED['paper'], transition=transition)
+    assert told in paper_plan(recipe=recipe).describe()
+
+
+def test_plan_json_holds_what_batch_normalization_and_weight_decay_do():
+    told = paper_plan().as_dict()
+    assert told['weight_decay'] == 1e-4 and 'gamma and beta' in told['weight_decay_exempt']
+    assert 'own 32 images' in told['bn_training'] and 'last minibatch' in told['bn_validation']

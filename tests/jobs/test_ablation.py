@@ -246,6 +246,16 @@ def test_verify_compares_every_digit(calls, tmp_path, digit, answer, status):
     assert len(calls()) == 2 and calls()[1][0].endswith('again-paper-0')
 
 
+def test_small_differences_are_called_small():
+    runs = [made_up(arm, seed, 0.3 + 0.01 * seed + gain) for seed in (0, 1, 2)
+            for arm, gain in (('paper', 0.01), ('goyal-64', 0.0), ('goyal-1024', -0.1))]
+    holds, higher = ablation.comparison_rows(runs, ablation.CLAIMS[5]).splitlines()[2:]
+    assert holds.endswith('**held** |') and higher.endswith('**held** |')
+    runs = [run for run in runs if run['arm'] != 'goyal-1024'] \
+        + [made_up('goyal-1024', seed, 0.29 + 0.01 * seed) for seed in (0, 1, 2)]
+    assert 'held**, by less than the margin' in ablation.comparison_rows(runs, ablation.CLAIMS[5])
+
+
 def test_runs_on_other_images_are_not_mixed_in(calls, tmp_path):
     ablation.main(words(tmp_path, '--seeds', '0', '--arms', 'paper'))
     results = ablation.Results(tmp_path / 'results.json')

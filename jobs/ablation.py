@@ -33,9 +33,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'jobs' / 'ablation' / 'results.json'
 SEEDS = (0, 1, 2)
 
-# What all arms share. The rate is raised for all alike: where the small minibatch is well tuned, the extreme
-# one is in difficulty (see the report).
-COMMON = '--arch resnet8 --insize 24 --batchsize 32 --epoch 5 --eta-scale 8 --loaderjob 0'
+# What all arms share. ETA_SCALE raises the rate for all alike, as the report explains; two arms have the
+# linear rule's own instead.
+COMMON = '--arch resnet8 --insize 24 --batchsize 32 --epoch 5 --eta-scale {eta_scale} --loaderjob 0'
+ETA_SCALE = 8
 WORKERS = {'small': 2, 'medium': 8, 'extreme': 32}
 EXTREME = f'--virtual-workers {WORKERS["extreme"]}'
 
@@ -47,6 +48,7 @@ class Arm:
     name: str
     what: str
     options: str
+    eta_scale: int = ETA_SCALE
 
 
 ARMS = (
@@ -54,6 +56,10 @@ ARMS = (
     Arm('goyal-256', 'Goyal\'s recipe, minibatch 256',
         f'--recipe goyal --virtual-workers {WORKERS["medium"]}'),
     Arm('goyal-1024', 'Goyal\'s recipe, minibatch 1,024', f'--recipe goyal {EXTREME}'),
+    Arm('goyal-64-unscaled', 'Goyal\'s recipe, minibatch 64, linear rule\'s own rate',
+        f'--recipe goyal --virtual-workers {WORKERS["small"]}', eta_scale=1),
+    Arm('goyal-1024-unscaled', 'Goyal\'s recipe, minibatch 1,024, linear rule\'s own rate',
+        f'--recipe goyal {EXTREME}', eta_scale=1),
     Arm('paper', 'the paper\'s recipe, minibatch 1,024', f'--recipe paper {EXTREME}'),
     Arm('no-warmup', 'paper without RMSprop', f'--recipe paper --transition none {EXTREME}'),
     Arm('sudden', 'paper, sudden switch', f'--recipe paper --transition sudden {EXTREME}'),
@@ -66,6 +72,8 @@ ARMS = (
         f'--recipe paper --bn-statistics last-local {EXTREME}'),
     Arm('fp32', 'paper, gradients in float32', f'--recipe paper --allreduce-grad-dtype float32 {EXTREME}'),
 )
+
+_ARM = {arm.name: arm for arm in ARMS}
 
 LOSS, ACCURACY = 'main/loss', 'main/accuracy'
 VAL_LOSS, VAL_ACCURACY = 'validation/main/loss', 'validation/main/accuracy'
@@ -113,7 +121,8 @@ CLAIMS = (
            Comparison('goyal-1024', 'lower', 'goyal-256', 'final'),
            Comparison('goyal-256', 'lower', 'goyal-64', 'final'),
            Comparison('goyal-1024', 'higher', 'goyal-256', 'start'),
-           Comparison('goyal-256', 'higher', 'goyal-64', 'start'))),
+           Comparison('goyal-256', 'higher', 'goyal-64', 'start'),
+           Comparison('goyal-1024-unscaled', 'lower', 'goyal-64-unscaled', 'final'))),
     Claim(2, 'RMSprop warm-up',
           'Starting with RMSprop overcomes the difficulty; a sudden switch to SGD "severely impacts '
           'training"; a linear transition has "a similar problem"; sigmoid performs similarly to the one '
@@ -158,7 +167,7 @@ HELD, FAILED, OPEN = 'held', 'did not hold', 'this size cannot tell'
 
 def command(arm, seed):
     """The options of a run after ``TRAIN VAL``, as one shell line."""
-    return f'{COMMON} {arm.options} --seed {seed}'
+    return f'{COMMON.format(eta_scale=arm.eta_scale)} {arm.options} --seed {seed}'
 
 
 def shell_command(arm, seed):
@@ -319,7 +328,7 @@ class Results:
 
     def write(self):
         """Write all, atomically, a run a line."""
-        order = [arm.name for arm in ARMS]
+        order = list(_ARM)
         self.runs.sort(key=lambda run: (run['seed'], order.index(run['arm']) if run['arm'] in order else -1))
         lines = ',\n'.join(json.dumps(run) for run in self.runs)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,8 +340,8 @@ class Results:
 
     def current(self):
         """Runs of today's arms and commands, in the order of the seeds and arms."""
-        commands = {(arm.name, run['seed']): command(arm, run['seed']) for run in self.runs for arm in ARMS}
-        return [run for run in self.runs if run['command'] == commands.get((run['arm'], run['seed']))]
+        return [run for run in self.runs
+                if run['arm'] in _ARM and run['command'] == command(_ARM[run['arm']], run['seed'])]
 
 
 def run_missing(results, arms, seeds, train, val, runs_dir, at_a_time):
@@ -486,18 +495,20 @@ def describe_setting(runs):
     extreme = constants.BATCH * WORKERS['extreme']
     versions = {', '.join(f'{name} {text}' for name, text in run['versions'].items() if text)
                 for run in runs}
-    etas = {run['total_batch']: run['eta_base'] for run in runs}
+    etas = {run['total_batch']: run['eta_base'] for run in runs
+            if _ARM[run['arm']].eta_scale == ETA_SCALE}
     return '\n'.join([
         f'- Data: {first["n_train"]:,} training and {first["n_val"]:,} validation JPEG files of '
         f'{first["n_class"]} classes; fingerprint `{first["data"]}`.',
-        f'- Shared options: `{COMMON}`.',
+        f'- Shared options: `{COMMON.format(eta_scale=ETA_SCALE)}`.',
         f'- Length: {first["n_epochs"]:g} epochs; everything counted in epochs scales by '
         f'{first["n_epochs"] / constants.EPOCHS:.4f}. An iteration of {extreme:,} images is '
         f'{extreme / first["n_train"]:.0%} of the data set, {first["n_train"] / extreme:.1f} make an epoch '
         f'and {math.ceil(first["n_epochs"] * first["n_train"] / extreme)} the training (the paper: 2.6 %, '
         '39 and 3,519).',
-        '- η_base by minibatch: ' + ', '.join(f'{eta:g} at {batch:,}' for batch, eta in sorted(etas.items()))
-        + '.',
+        f'- η_base, {ETA_SCALE} times the linear rule\'s: '
+        + ', '.join(f'{eta:g} at {batch:,}' for batch, eta in sorted(etas.items()))
+        + '; the two arms called unscaled have the linear rule\'s own.',
         f'- Machine: {", ".join(sorted({run["machine"] for run in runs}))}; one thread a run; '
         f'{plus_minus(seconds, 0)} s a run beside another.',
         f'- Versions: {"; ".join(sorted(versions))}.'])
@@ -509,7 +520,7 @@ def report(results):
     if not runs:
         raise UserError(f'{results.path}: no runs yet; give TRAIN VAL')
     complete = [seed for seed in sorted({run['seed'] for run in runs})
-                if {run['arm'] for run in runs if run['seed'] == seed} == {arm.name for arm in ARMS}]
+                if {run['arm'] for run in runs if run['seed'] == seed} == set(_ARM)]
     parts = [
         '# The paper\'s claims, tested at a small size',
         'Written by `python jobs/ablation.py TRAIN VAL` (the text from `results.json`: `--report`).',
@@ -569,7 +580,7 @@ def draw_claim(claim, runs, path):
         highest = 0.0
         for name in names:
             # One colour in all figures; of curves that coincide, one shows between the other's dashes.
-            k = [arm.name for arm in ARMS].index(name)
+            k = list(_ARM).index(name)
             epochs, means, deviations = _means(runs, name, key)
             line, = axes.plot(epochs, means, color=f'C{k % 10}', linestyle=styles[names.index(name) % 4],
                               marker='o', markersize=3.5, linewidth=1.6, label=name)
@@ -644,11 +655,10 @@ def _seeds(text):
 
 
 def _arms(text):
-    arms = {arm.name: arm for arm in ARMS}
-    unknown = [name for name in text.split(',') if name not in arms]
+    unknown = [name for name in text.split(',') if name not in _ARM]
     if unknown:
-        raise argparse.ArgumentTypeError(f'no arm {unknown[0]!r}: choose from {", ".join(arms)}')
-    return tuple(arms[name] for name in text.split(','))
+        raise argparse.ArgumentTypeError(f'no arm {unknown[0]!r}: choose from {", ".join(_ARM)}')
+    return tuple(_ARM[name] for name in text.split(','))
 
 
 def main(argv=None):

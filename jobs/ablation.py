@@ -56,9 +56,9 @@ ARMS = (
     Arm('goyal-256', 'Goyal\'s recipe, minibatch 256',
         f'--recipe goyal --virtual-workers {WORKERS["medium"]}'),
     Arm('goyal-1024', 'Goyal\'s recipe, minibatch 1,024', f'--recipe goyal {EXTREME}'),
-    Arm('goyal-64-unscaled', 'Goyal\'s recipe, minibatch 64, linear rule\'s own rate',
+    Arm('goyal-64-unscaled', 'Goyal\'s recipe, minibatch 64, η_base not raised',
         f'--recipe goyal --virtual-workers {WORKERS["small"]}', eta_scale=1),
-    Arm('goyal-1024-unscaled', 'Goyal\'s recipe, minibatch 1,024, linear rule\'s own rate',
+    Arm('goyal-1024-unscaled', 'Goyal\'s recipe, minibatch 1,024, η_base not raised',
         f'--recipe goyal {EXTREME}', eta_scale=1),
     Arm('paper', 'the paper\'s recipe, minibatch 1,024', f'--recipe paper {EXTREME}'),
     Arm('no-warmup', 'paper without RMSprop', f'--recipe paper --transition none {EXTREME}'),
@@ -610,11 +610,11 @@ def draw_arms(runs, path):
         values = [value(run, 'final') for run in runs if run['arm'] == arm.name]
         if values:
             mean, deviation = spread(values)
-            axes.plot(values, [k] * len(values), '.', color='0.55', zorder=1)
-            axes.errorbar(mean, k, xerr=deviation, fmt='o', color=f'C{k % 10}', capsize=4, zorder=2)
+            axes.plot(values, [k + 0.3] * len(values), '.', color='0.55')
+            axes.errorbar(mean, k, xerr=deviation, fmt='o', color=f'C{k % 10}', capsize=4)
     axes.axvline(1 / runs[0]['n_class'], color='0.7', linestyle=':')
     axes.set_yticks(range(len(ARMS)), [arm.what for arm in ARMS])
-    axes.set_ylim(len(ARMS) - 0.5, -0.5)
+    axes.set_ylim(len(ARMS) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel('Validation accuracy at the end: mean ± standard deviation\n'
                     '(grey: single seeds; dotted line: guessing)')

@@ -19,7 +19,7 @@ import time
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import optimizer  # noqa: E402, I001  (before Chainer, which it makes importable)
+from lib import optimizers  # noqa: E402, I001  (before Chainer, which it makes importable)
 
 import chainer  # noqa: E402
 import numpy as np  # noqa: E402
@@ -107,11 +107,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeats', type=int, default=15, help='updates of each kind (15)')
     parser.add_argument('--block', type=int, nargs='+', default=[],
-                        help=f'other block sizes of the update to time, in elements ({optimizer.BLOCK})')
+                        help=f'other block sizes of the update to time, in elements ({optimizers.BLOCK})')
     args = parser.parse_args()
 
     model = ResNet50()
-    updater = optimizer.RMSpropWarmup(**HYPERPARAMETERS).setup(model)
+    updater = optimizers.RMSpropWarmup(**HYPERPARAMETERS).setup(model)
     rng = np.random.default_rng(0)
     for param in model.params():
         param.grad = rng.standard_normal(param.shape, np.float32) * np.float32(1e-3)
@@ -121,9 +121,9 @@ def main():
 
     def with_block(size, run):
         def run_with_block():
-            default, optimizer.BLOCK = optimizer.BLOCK, size
+            default, optimizers.BLOCK = optimizers.BLOCK, size
             run()
-            optimizer.BLOCK = default
+            optimizers.BLOCK = default
         return run_with_block
 
     candidates = {

@@ -27,6 +27,7 @@ import sys
 import threading
 
 from lib import constants, errors
+from lib.arguments import OneLineParser
 from lib.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -641,12 +642,6 @@ def write_report(results):
 
 # --- The command line
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f'{self.prog}: {message} (see --help)', file=sys.stderr)
-        sys.exit(errors.EXIT_USER_ERROR)
-
-
 def _seeds(text):
     try:
         return tuple(int(word) for word in text.split(','))
@@ -662,7 +657,7 @@ def _arms(text):
 
 
 def main(argv=None):
-    parser = _Parser(prog='ablation.py', allow_abbrev=False,
+    parser = OneLineParser(prog='ablation.py', allow_abbrev=False,
                      description='Test the paper\'s claims at a size that fits a small machine.')
     add = parser.add_argument
     add('train', nargs='?', metavar='TRAIN', help='training images, as train_imagenet.py takes them')

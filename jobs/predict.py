@@ -19,6 +19,7 @@ import sys
 import numpy as np
 
 from lib import constants, errors, sharding
+from lib.arguments import OneLineParser, positive_number
 from lib.errors import UserError
 
 # Backward computes two products where forward computes one; validation runs forward only.
@@ -323,38 +324,23 @@ def _workers(text):
     return values
 
 
-def _positive(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
-    return value
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f'{self.prog}: {message} (see --help)', file=sys.stderr)
-        sys.exit(errors.EXIT_USER_ERROR)
-
-
 def parse(argv=None):
-    parser = _Parser(prog='predict.py', allow_abbrev=False,
+    parser = OneLineParser(prog='predict.py', allow_abbrev=False,
                      description='Predict times on any number of workers. Without --fit or --compute: the '
                                  'paper\'s cluster, held against what the paper says.')
     add = parser.add_argument
     add('--workers', type=_workers, default=[2 ** k for k in range(11)], help='such as 1,8,1024')
     add('--fit', metavar='CSV', help='fit the model to what jobs/scaling.py measured')
-    add('--compute', type=_positive, metavar='S', help='seconds of one worker\'s iteration, without exchange')
+    add('--compute', type=positive_number, metavar='S',
+        help='seconds of one worker\'s iteration, without exchange')
     add('--node-size', type=int, metavar='G', help='workers per node (8; with --fit: all that were measured)')
-    add('--intra', nargs=2, type=_positive, metavar=('US', 'GBS'),
+    add('--intra', nargs=2, type=positive_number, metavar=('US', 'GBS'),
         help='latency in microseconds and bandwidth in GB/s within a node (the paper\'s cluster)')
-    add('--inter', nargs=2, type=_positive, metavar=('US', 'GBS'), help='likewise between nodes')
+    add('--inter', nargs=2, type=positive_number, metavar=('US', 'GBS'), help='likewise between nodes')
     add('--algorithm', choices=('ring', 'tree'), default='ring', help='all-reduce (ring)')
     add('--batchsize', type=int, metavar='B', help='images per worker (32)')
     add('--wire-bytes', type=int, metavar='S', help='bytes per all-reduce (ResNet-50 in float16)')
-    add('--epoch', type=_positive, default=constants.EPOCHS, metavar='E', help='training length (90)')
+    add('--epoch', type=positive_number, default=constants.EPOCHS, metavar='E', help='training length (90)')
     add('--n-train', type=int, default=constants.IMAGENET_TRAIN, metavar='N', help='images (ImageNet)')
     add('--n-val', type=int, default=constants.IMAGENET_VAL, metavar='N', help='validation images')
     args = parser.parse_args(argv)

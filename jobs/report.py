@@ -7,7 +7,6 @@ same settings), and a table of the single runs. Draws ``loss.png``, ``accuracy.p
 A run that is not finished takes part with what it has, is marked, and stays out of the means.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -16,6 +15,7 @@ import statistics
 import sys
 
 from lib import constants, errors
+from lib.arguments import OneLineParser
 from lib.errors import UserError
 from lib.recipe import Recipe
 
@@ -262,14 +262,8 @@ def draw(runs, names, out):
         picture.savefig(os.path.join(out, name))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f'{self.prog}: {message} (see --help)', file=sys.stderr)
-        sys.exit(errors.EXIT_USER_ERROR)
-
-
 def main(argv=None):
-    parser = _Parser(prog='report.py', allow_abbrev=False,
+    parser = OneLineParser(prog='report.py', allow_abbrev=False,
                      description='Compare runs with each other and with Table 1 of the paper.')
     parser.add_argument('runs', nargs='+', metavar='RUN', help='what train_imagenet.py had as --out')
     parser.add_argument('--out', default='result/report', help='where the pictures go (result/report)')

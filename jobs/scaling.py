@@ -22,6 +22,7 @@ import sys
 import numpy as np
 
 from lib import arguments, datasets, devices, errors
+from lib.arguments import OneLineParser
 from lib.errors import UserError
 
 LAUNCH = pathlib.Path(__file__).resolve().parent / 'launch.sh'
@@ -151,7 +152,8 @@ def draw(rows, path, what):
                           for suffix in ('', '_q1', '_q3'))
         handles.append(axes.errorbar(n, median, yerr=[median - q1, q3 - median], color=colour, marker=marker,
                                      capsize=3, label=label))
-        axes.plot(np.array(n)[shared], median[shared], marker, color=colour, markerfacecolor='white')
+        axes.plot(np.array(n)[shared], median[shared], marker, color=colour, markerfacecolor='white',
+                  zorder=4)
         highest = max(highest, q3.max())
     if shared.any():
         handles += axes.plot([], [], 'o', color='0.4', markerfacecolor='white',
@@ -210,18 +212,12 @@ def _processes(text):
     return values
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f'{self.prog}: {message} (see --help)', file=sys.stderr)
-        sys.exit(errors.EXIT_USER_ERROR)
-
-
 def parse(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     own, options = argv, []
     if '--' in argv:
         own, options = argv[:argv.index('--')], argv[argv.index('--') + 1:]
-    parser = _Parser(prog='scaling.py', allow_abbrev=False,
+    parser = OneLineParser(prog='scaling.py', allow_abbrev=False,
                      usage='scaling.py [options] [-- training options]',
                      description='Weak scaling: iteration and all-reduce time on 1, 2, 4, ... processes.')
     add = parser.add_argument

@@ -11,7 +11,7 @@ from lib.launcher import launched_rank
 SECONDS_FOR_RANK_0 = 5
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong on one line, once per job, and exits with status 2 on every rank."""
 
     def error(self, message):
@@ -49,7 +49,8 @@ def _integer(low, high=None):
     return convert
 
 
-def _positive(text):
+def positive_number(text):
+    """Type of an option: a finite number above 0; whole ones as int."""
     try:
         value = float(text)
     except ValueError:
@@ -60,7 +61,7 @@ def _positive(text):
 
 
 def _parser():
-    parser = _Parser(
+    parser = OneLineParser(
         prog='train_imagenet.py', allow_abbrev=False,
         usage='mpirun -np N python train_imagenet.py [TRAIN VAL] [options]',
         description='Train ResNet-50 on ImageNet with extremely large minibatches '
@@ -83,7 +84,7 @@ def _parser():
     add('-B', '--batchsize', type=_integer(1), default=32, help='images per worker')
     add('--virtual-workers', metavar='K', type=_integer(1), default=1,
         help='workers that each process plays in turn: the same training as K times as many processes')
-    add('-E', '--epoch', type=_positive, default=90,
+    add('-E', '--epoch', type=positive_number, default=90,
         help='length of the training; all that is counted in epochs scales with it')
     add('--seed', type=_integer(0, 2**32 - 1), default=0,
         help='of the weights, the order and the augmentation')
@@ -95,7 +96,7 @@ def _parser():
     add('--transition', choices=recipe.TRANSITIONS,
         help='from RMSprop to SGD; none is plain SGD (default: the recipe\'s)')
     add('--schedule', choices=recipe.SCHEDULES, help='learning rate schedule (default: the recipe\'s)')
-    add('--eta-scale', metavar='X', type=_positive, default=1, help='factor on the base learning rate')
+    add('--eta-scale', metavar='X', type=positive_number, default=1, help='factor on the base learning rate')
     add('--bn-statistics', choices=recipe.BN_STATISTICS,
         help='what validation normalises with (default: the recipe\'s)')
     add('--bn-variance', choices=recipe.BN_VARIANCES, default='mean',
@@ -107,7 +108,7 @@ def _parser():
         help='pure_nccl on GPUs, naive on CPUs (default: by what is there)')
     add('--allreduce-grad-dtype', choices=('float16', 'float32'), default='float16',
         help='wire format of gradients')
-    add('--loss-scale', metavar='S', type=_positive, default=1,
+    add('--loss-scale', metavar='S', type=positive_number, default=1,
         help='scales the loss before backward, undone in float32')
     add('--dtype', choices=('float32', 'mixed16'), default='float32', help='precision of the computation')
 
@@ -127,7 +128,7 @@ def _parser():
     add('--force', action='store_true', help='reuse a non-empty --out; removes the old run\'s checkpoints')
     add('--checkpoint-interval', metavar='N', type=_integer(1),
         help='iterations between checkpoints, besides one per epoch')
-    add('--stall-timeout', metavar='S', type=_positive,
+    add('--stall-timeout', metavar='S', type=positive_number,
         help='give up after S seconds without an iteration (default: off)')
     add('--tensorboard', action='store_true', help='write event files too')
     add('--test', action='store_true', help='a few iterations and one validation, end to end')

@@ -2,11 +2,12 @@
 
 import csv
 import os
-import sys
 
 import chainer
 import numpy as np
 from chainer import training
+
+from lib import output
 
 COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
 
@@ -73,9 +74,9 @@ class IterationTimes(training.Extension):
         return seconds
 
     def _append(self, rows, mode='a'):
-        try:
-            with open(self._path, mode, newline='') as file:
-                csv.writer(file, lineterminator='\n').writerows(rows)
-        except OSError as error:
-            print(f'{self._path} was not written ({error.strerror}); training goes on', file=sys.stderr,
-                  flush=True)
+        output.try_to(_write_rows, self._path, rows, mode)
+
+
+def _write_rows(path, rows, mode):
+    with open(path, mode, newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows(rows)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
-REQUIREMENTS = setup.py build-constraints.txt
+REQUIREMENTS = setup.py build-constraints.txt lib/_loops.c
 
 .PHONY: train test lint bench soak clean
 

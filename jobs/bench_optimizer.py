@@ -106,8 +106,6 @@ def ours(updater, **hyperparameters):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeats', type=int, default=15, help='updates of each kind (15)')
-    parser.add_argument('--block', type=int, nargs='+', default=[],
-                        help=f'other block sizes of the update to time, in elements ({optimizers.BLOCK})')
     args = parser.parse_args()
 
     model = ResNet50()
@@ -119,12 +117,12 @@ def main():
     arrays = [(param.array, param.grad, param.update_rule.state['m'], param.update_rule.state['delta'])
               for param in model.params()]
 
-    def with_block(size, run):
-        def run_with_block():
-            default, optimizers.BLOCK = optimizers.BLOCK, size
+    def with_numpy(run):
+        def run_with_numpy():
+            loops, optimizers.loops = optimizers.loops, None
             run()
-            optimizers.BLOCK = default
-        return run_with_block
+            optimizers.loops = loops
+        return run_with_numpy
 
     candidates = {
         'fused C loop': compiled_loop(arrays),
@@ -133,7 +131,7 @@ def main():
         'RMSprop warm-up, plain SGD': ours(updater, alpha_sgd=1.0, alpha_rmsprop=0.0),
         'RMSprop warm-up, plain SGD, decay': ours(updater, alpha_sgd=1.0, alpha_rmsprop=0.0,
                                                   weight_decay=1e-4),
-        **{f'RMSprop warm-up, block {size}': with_block(size, ours(updater)) for size in args.block},
+        'RMSprop warm-up, not compiled': with_numpy(ours(updater)),
         'Chainer RMSprop': chainers(chainer.optimizers.RMSprop(lr=1e-6), arrays),
         'Chainer MomentumSGD': chainers(chainer.optimizers.MomentumSGD(lr=1e-6), arrays),
         'naive NumPy': naive_numpy(arrays),

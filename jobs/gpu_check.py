@@ -24,7 +24,7 @@ import chainer.links as L  # noqa: E402
 import numpy as np  # noqa: E402
 from chainer.backends import cuda  # noqa: E402
 
-from lib import arguments, communicators, constants, launcher, normalization, timing  # noqa: E402
+from lib import arguments, communicators, constants, launcher, normalization, timing, wire  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
 
@@ -110,7 +110,7 @@ def check_exchange(device, comm):
             drawn = [(sigma * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
             for param, array in zip(_exchanged(device, comm, drawn).params(), drawn):
                 payload = np.empty(array.size, comm.wire_dtype)
-                communicators.to_wire(array, payload)
+                wire.to_wire(array, payload)
                 assert (cuda.to_cpu(param.grad).ravel() == payload.astype(np.float32)).all(), sigma
     assert comm.gradient_is_finite()
     whole[1][5] = np.inf

@@ -3,25 +3,8 @@
 "While computation was generally done in single precision, in order to reduce the communication overhead
 during all-reduce operations, we used half-precision floats for communication." ChainerMN's
 ``pure_nccl`` also *divides* in float16, which flushes most means of small gradients to zero at 1024 workers;
-its ``naive`` knows no float16, and makes one MPI call per parameter. Here both share one arithmetic::
-
-    p_r = wire(G_r / K)                G_r: sum over the K virtual workers of process r, scaled by S
-    w   = wire(p_0 + ... + p_{P-1})    on the CPU: in float32, in the order of the ranks
-    g   = float32(w) / (P S)           cast first, then divide: the mean over n = P K workers
-
-``wire`` rounds once to the nearest float16 or float32 (ties to even), S is the loss scale, P the number of
-processes. Every rank computes the same bits.
-
-Error. With M the exact mean, A the mean of |G_r| / (K S) over the processes, u = 2^-11 and
-tiny = 2^-25 for a float16 wire (unit roundoff, and half the spacing of subnormals), u = 2^-24 and tiny = 0
-for a float32 one, away from float32's own limits and without overflow (below), on the CPU, for P < 2^13,
-
-    |g - M| <= (1 + 4u) (u (|M| + A) + (1 + 1/P) tiny / S + (P + 2) 2^-24 A).
-
-The first term is each payload's and the sum's rounding; the second is the floor below which a float16 wire
-sees nothing, and the loss scale lowers it; the third is float32's own: the sum of P terms, and the divisions
-by K and P S. NCCL adds in the wire's dtype, at every hop of its ring: up to P - 1 roundings of partial sums
-instead of one. An element overflows when |G_r| / K or the sum of the payloads reaches 65520.
+its ``naive`` knows no float16, and makes one MPI call per parameter. Here both pack the gradients into one
+buffer, with the arithmetic of :mod:`lib.wire`, and every rank computes the same bits.
 
 Nothing here imports MPI before :func:`create_communicator` is called: importing mpi4py initialises MPI, and
 processes that load data must have been started by then.
@@ -33,122 +16,8 @@ import numpy as np
 from chainer.backends import cuda
 from chainer.serializers import NpzDeserializer, npz
 
+from lib import wire
 from lib.errors import UserError
-
-# On GPUs the same arithmetic; ChainerMN's own kernels do not compile with CuPy 14.
-PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',
-               'gradient_to_wire')
-MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
-               'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
-
-# Elements handled at a time, so that each temporary stays in the processor's cache.
-_BLOCK = 1 << 15
-
-
-def _rounding_table():
-    """Addends by which float32's own addition rounds to float16, by the sign and exponent bits of x.
-
-    For x = ±1.m × 2^e, adding ±2^(e+13) leaves a unit in the last place of 2^(e-10), which is float16's: the
-    addition rounds x as float16 does, ties to even. Below float16's normal range the addend stays that of
-    e = -14, which rounds to subnormals. The addend's own low bits (an even number of units, so that ties stay
-    the same) are the sign and exponent of the result: the sum's low 16 bits are the float16.
-    """
-    sign, exponent = np.divmod(np.arange(512, dtype=np.uint32), 256)
-    # Biased exponents; 113 is 2^-14, and from 143 on (2^16) callers take another way.
-    exponent = exponent.clip(113, 142)
-    bits = (sign << 31) | ((exponent + 13) << 23) | (sign << 15) | ((exponent - 113) << 10)
-    return bits.astype(np.uint32).view(np.float32)
-
-
-_ROUNDING = _rounding_table()
-# The signalling among the NaN would warn.
-with np.errstate(invalid='ignore'):
-    _FLOAT32_OF_FLOAT16 = np.arange(1 << 16).astype(np.uint16).view(np.float16).astype(np.float32)
-
-
-def _round_to_wire(values, out):
-    """``out[...] = values``, float32 to the wire's dtype, for one block.
-
-    The bits are those of ``astype(float16)``, which takes six times as long, forty times where there are
-    subnormals, as NumPy rounds one element at a time.
-    """
-    # An upper bound of every |x|, in one quick pass: neither NaN, infinity nor overflow passes it.
-    if out.dtype == np.float16 and np.dot(values, values) < 2.0 ** 31:
-        rounded = np.take(_ROUNDING, values.view(np.uint32) >> np.uint32(23), mode='clip')
-        rounded += values
-        np.copyto(out.view(np.uint16), rounded.view(np.uint32), casting='unsafe')
-    else:
-        np.copyto(out, values, casting='same_kind')
-
-
-def _to_float32(values, table=_FLOAT32_OF_FLOAT16):
-    """One block in float32; float16 goes through ``table`` (65536 float32, by the bits of the float16)."""
-    if values.dtype == np.float16:
-        return np.take(table, values.view(np.uint16), mode='clip')
-    return values.astype(np.float32, copy=False)
-
-
-def _blocks(size):
-    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
-
-
-@np.errstate(over='ignore', invalid='ignore')
-def to_wire(gradient, out, virtual_workers=1):
-    """``out[...] = wire(gradient / virtual_workers)``, divided in float32 and rounded once.
-
-    Args:
-        gradient (numpy.ndarray): Sum over the process's K virtual workers, any shape, floating point.
-        out (numpy.ndarray): Flat and contiguous, float16 or float32, as many elements.
-        virtual_workers (int): K.
-    """
-    gradient = gradient.reshape(-1)
-    for block in _blocks(gradient.size):
-        values = _to_float32(gradient[block])
-        if virtual_workers != 1:
-            values = values / np.float32(virtual_workers)
-        _round_to_wire(np.ascontiguousarray(values), out[block])
-
-
-@np.errstate(over='ignore', invalid='ignore')
-def sum_payloads(payloads, out):
-    """``out[...] = wire(payloads[0] + payloads[1] + ...)``, added in float32 in this order, rounded once.
-
-    Args:
-        payloads (numpy.ndarray): Shape (P, m), float16 or float32: what P processes sent, by rank.
-        out (numpy.ndarray): Shape (m,), same dtype.
-    """
-    for block in _blocks(out.size):
-        total = _to_float32(payloads[0, block])
-        for payload in payloads[1:]:
-            total = total + _to_float32(payload[block])
-        _round_to_wire(total, out[block])
-
-
-@np.errstate(over='ignore', invalid='ignore')
-def from_wire(total, divisor, out):
-    """``out[...] = float32(total) / divisor``: cast first, then divide in float32.
-
-    Args:
-        total (numpy.ndarray): Shape (m,), float16 or float32.
-        divisor (float): P S, processes times loss scale.
-        out (numpy.ndarray): Shape (m,), float32.
-    """
-    divisor = np.float32(divisor)
-    if total.dtype == np.float32:
-        np.divide(total, divisor, out=out)
-        return
-    table = _FLOAT32_OF_FLOAT16 / divisor
-    for block in _blocks(total.size):
-        # Not `raise`, NumPy's default, which would go through a copy of `out`.
-        np.take(table, total[block].view(np.uint16), out=out[block], mode='clip')
-
-
-@np.errstate(over='ignore', invalid='ignore')
-def all_finite(values):
-    """Whether a flat float32 array holds neither NaN nor infinity, in one pass without temporaries."""
-    zeros = np.zeros(_BLOCK, np.float32)
-    # 0 * inf and 0 * nan are nan, and stay nan in the sum.
-    return all(np.dot(values[block], zeros[:values[block].size]) == 0 for block in _blocks(values.size))
 
 
 def world():
@@ -224,6 +93,7 @@ class MeanGradient:
         self._wire = None   # wire dtype, what travels: P equal chunks, the last padded with zeros
         self._mean = None   # float32, of which gradients are views
         self._local = []    # gradients before the exchange, for explain_non_finite
+        self._finite = True  # whether the mean is, everywhere: bool, on a GPU an array
 
     def split(self, color, key):
         return type(self)(self.mpi_comm.Split(color, key), self.wire_dtype, self.loss_scale,
@@ -245,7 +115,7 @@ class MeanGradient:
             else:
                 self._pack(gradient, self._wire[part])
         self._sum()
-        self._unpack(self._wire[:self._mean.size], self._mean)
+        self._finite = self._unpack(self._wire[:self._mean.size], self._mean)
         for (_, param), part, gradient in zip(params, slices, self._local):
             if gradient is not None or zero_fill:
                 # The public setter refuses float32 gradients of float16 parameters.
@@ -253,7 +123,7 @@ class MeanGradient:
 
     def gradient_is_finite(self):
         """Whether the last exchange's mean is finite everywhere: the same answer on every process."""
-        finite = self._all_finite(self._mean)
+        finite = bool(self._finite)  # on a GPU, here the host waits for the device
         if finite:
             self._local = []  # nothing to explain: free it before the next backward
         return finite
@@ -314,7 +184,7 @@ class _MpiMeanGradient(MeanGradient):
     _total = None     # their sum
 
     def _pack(self, gradient, payload):
-        to_wire(gradient, payload, self.virtual_workers)
+        wire.to_wire(gradient, payload, self.virtual_workers)
 
     def _sum(self):
         if self.size == 1:
@@ -323,34 +193,27 @@ class _MpiMeanGradient(MeanGradient):
             self._received = np.empty_like(self._wire)
             self._total = np.empty(self._chunk, self.wire_dtype)
         self.mpi_comm.Alltoall(_as_mpi(self._wire), _as_mpi(self._received))
-        sum_payloads(self._received.reshape(self.size, self._chunk), self._total)
+        wire.sum_payloads(self._received.reshape(self.size, self._chunk), self._total)
         self.mpi_comm.Allgather(_as_mpi(self._total), _as_mpi(self._wire))
 
     def _unpack(self, total, mean):
-        from_wire(total, self.size * self.loss_scale, mean)
-
-    def _all_finite(self, mean):
-        return all_finite(mean)
+        return wire.from_wire(total, self.size * self.loss_scale, mean)
 
 
 class _NcclMeanGradient(MeanGradient):
     """On GPUs: one NCCL all-reduce, on the current stream. NCCL adds in the wire's dtype."""
 
-    _finite = None  # bool (): what _unpack has noticed, without a pass of its own
-
     def _pack(self, gradient, payload):
-        cuda.elementwise(*PACK_KERNEL)(gradient, np.float32(self.virtual_workers),
+        cuda.elementwise(*wire.PACK_KERNEL)(gradient, np.float32(self.virtual_workers),
                                        payload.reshape(gradient.shape))
 
     def _sum(self):
         sum_over_processes(self, self._wire)
 
     def _unpack(self, total, mean):
-        self._finite = cuda.cupy.ones((), bool)
-        cuda.elementwise(*MEAN_KERNEL)(total, np.float32(self.size * self.loss_scale), mean, self._finite)
-
-    def _all_finite(self, mean):
-        return bool(self._finite)
+        finite = cuda.cupy.ones((), bool)  # read when it is asked for, not to wait for the device here
+        cuda.elementwise(*wire.MEAN_KERNEL)(total, np.float32(self.size * self.loss_scale), mean, finite)
+        return finite
 
 
 def _params(model):
@@ -377,7 +240,7 @@ def _find_fault(gradients, wire_dtype, virtual_workers):
     for index, gradient in enumerate(gradients):
         if gradient is not None:
             payload = np.empty(gradient.size, wire_dtype)
-            to_wire(gradient, payload, virtual_workers)
+            wire.to_wire(gradient, payload, virtual_workers)
             if not np.isfinite(payload).all():
                 return 'wire', index, float(np.abs(gradient).max()) / virtual_workers
     return None

@@ -12,9 +12,10 @@ from chainer import optimizer, serializer, variable
 from chainer.backends import cuda
 
 from lib import constants
+from lib.compiled import loops
 
-# Elements that the CPU update takes at a time: its passes over a block find it in the cache, and NumPy's cost
-# per call is spread over enough of them. jobs/bench_optimizer.py measures other sizes with --block.
+# Elements that NumPy's update takes at a time: its passes over a block find it in the cache, and NumPy's cost
+# per call is spread over enough of them.
 BLOCK = 1 << 16
 
 # The GPU update: one pass over gradient, parameter and state.
@@ -39,22 +40,50 @@ _default_hyperparam.weight_decay = 0.0
 
 @functools.lru_cache(maxsize=16)  # for the 161 parameters of an iteration
 def _scalars(dtype, lr, alpha_sgd, alpha_rmsprop, mu1, mu2, eps, weight_decay):
-    """Hyperparameters of the update as arrays without dimensions.
-
-    They cost a NumPy call half of what Python floats do, and unlike np.float64 scalars leave float32 alone.
-    """
+    """Hyperparameters in the parameter's dtype, in the order of ``_update``."""
     if eps != 0 and dtype.type(eps) == 0:
         raise ValueError(f'eps {eps} is 0 in {dtype.name}, in which RMSprop warm-up cannot update a '
                          'parameter: call use_fp32_update() of the optimizer')
-    return tuple(np.array(value, dtype) for value in (
+    return tuple(dtype.type(value) for value in (
         lr, alpha_sgd, alpha_rmsprop, mu1, mu2, 1 - mu2, eps, weight_decay))
 
 
-def _empty(length, dtype):
-    """Scratch that starts at a cache line: most passes over a block write to it."""
-    array = np.empty(length + 64 // dtype.itemsize, dtype)
-    first = -array.__array_interface__['data'][0] % 64 // dtype.itemsize
-    return array[first:first + length]
+def _update(theta, grad, m, delta, eta, alpha_sgd, alpha_rmsprop, mu1, mu2, one_minus_mu2, eps, weight_decay):
+    """The update with NumPy, in place: any layout, any floating-point dtype, the bits of ``loops.update``."""
+    # Blocks of contiguous arrays are views, of others buffers, which the iterator writes back.
+    blocks = np.nditer([theta, grad, m, delta], flags=['external_loop', 'buffered', 'zerosize_ok'],
+                       op_flags=[['readwrite'], ['readonly'], ['readwrite'], ['readwrite']], buffersize=BLOCK)
+    scratch, decayed = np.empty((2, min(theta.size, BLOCK)), theta.dtype)
+    # A gradient that is not finite is to show in the parameters, not on the terminal for every block.
+    with blocks, np.errstate(all='ignore'):
+        for theta, g, m, delta in blocks:
+            t = scratch[:theta.size]
+            if weight_decay != 0:
+                decayed_g = decayed[:theta.size]
+                np.multiply(theta, weight_decay, decayed_g)
+                g = np.add(decayed_g, g, decayed_g)
+
+            # m = mu2 m + (1 - mu2) g^2, also while nothing reads it: alpha_rmsprop may come back
+            np.square(g, t)
+            np.multiply(t, one_minus_mu2, t)
+            np.multiply(m, mu2, m)
+            np.add(m, t, m)
+
+            # t = (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) g
+            if alpha_rmsprop != 0:
+                np.sqrt(m, t)
+                np.add(t, eps, t)
+                np.divide(alpha_rmsprop, t, t)
+                np.add(t, alpha_sgd, t)
+                np.multiply(t, g, t)
+            else:
+                np.multiply(g, alpha_sgd, t)
+
+            # delta = mu1 delta - t; theta += eta delta
+            np.multiply(delta, mu1, delta)
+            np.subtract(delta, t, delta)
+            np.multiply(delta, eta, t)
+            np.add(theta, t, theta)
 
 
 class RMSpropWarmupRule(optimizer.UpdateRule):
@@ -102,52 +131,10 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         grad = param.grad
         if grad is None:
             return
-        hp, dtype = self.hyperparam.get_dict(), param.dtype
-        with_rmsprop, with_decay = hp['alpha_rmsprop'] != 0, hp['weight_decay'] != 0
-        with_sgd, sgd_unscaled = hp['alpha_sgd'] != 0, hp['alpha_sgd'] == 1
-        eta, alpha_sgd, alpha_rmsprop, mu1, mu2, one_minus_mu2, eps, weight_decay = _scalars(dtype, **hp)
-
-        length = min(param.size, BLOCK)
-        scratch = _empty(length, dtype)
-        decayed = _empty(length, dtype) if with_decay else None
-
-        # Blocks of contiguous arrays are views, of others buffers, which the iterator writes back.
-        blocks = np.nditer(
-            [param.array, grad, self.state['m'], self.state['delta']],
-            flags=['external_loop', 'buffered', 'zerosize_ok'], buffersize=BLOCK,
-            op_flags=[['readwrite'], ['readonly'], ['readwrite'], ['readwrite']])
-        # A gradient that is not finite is to show in the parameters, not on the terminal for every block.
-        with blocks, np.errstate(all='ignore'):
-            for theta, g, m, delta in blocks:
-                t = scratch[:theta.size]
-                if with_decay:
-                    decayed_g = decayed[:theta.size]
-                    np.multiply(theta, weight_decay, decayed_g)
-                    np.add(decayed_g, g, decayed_g)
-                    g = decayed_g
-
-                # m = mu2 m + (1 - mu2) g^2, also while nothing reads it: alpha_rmsprop may come back
-                np.square(g, t)
-                np.multiply(t, one_minus_mu2, t)
-                np.multiply(m, mu2, m)
-                np.add(m, t, m)
-
-                # step = (alpha_sgd + alpha_rmsprop / (sqrt(m) + eps)) g, less the passes that change nothing
-                if with_rmsprop:
-                    np.sqrt(m, t)
-                    np.add(t, eps, t)
-                    np.divide(alpha_rmsprop, t, t)
-                    if with_sgd:
-                        np.add(t, alpha_sgd, t)
-                    step = np.multiply(t, g, t)
-                else:
-                    step = g if sgd_unscaled else np.multiply(g, alpha_sgd, t)
-
-                # delta = mu1 delta - step; theta += eta delta
-                np.multiply(delta, mu1, delta)
-                np.subtract(delta, step, delta)
-                np.multiply(delta, eta, t)
-                np.add(theta, t, theta)
+        arrays = param.array, grad, self.state['m'], self.state['delta']
+        fit_loops = all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays)
+        update = loops.update if loops and fit_loops else _update
+        update(*arrays, *_scalars(param.dtype, **self.hyperparam.get_dict()))
 
     def update_core_gpu(self, param):
         grad = param.grad

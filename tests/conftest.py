@@ -63,6 +63,19 @@ def mpirun():
     return run
 
 
+@pytest.fixture(params=['compiled', 'NumPy'])
+def both_implementations(request, monkeypatch):
+    """``both_implementations(module)`` makes ``module`` use compiled loops in one test, NumPy in the next."""
+
+    def choose(module):
+        if request.param == 'NumPy':
+            monkeypatch.setattr(module, 'loops', None)
+        elif module.loops is None:
+            pytest.skip('lib/_loops.c is not compiled: there was no C compiler when this was installed')
+
+    return choose
+
+
 def draw_images(folder, classes, per_class, size=(20, 18), seed=0):
     """A small data set in the ImageNet layout: noise around a colour of its class."""
     bits = np.random.RandomState(seed)

@@ -9,7 +9,7 @@ import chainer
 import numpy as np
 from mpi4py import MPI
 
-from lib import communicators
+from lib import communicators, wire
 
 world = MPI.COMM_WORLD
 P = world.size
@@ -72,11 +72,11 @@ def mpi_gives_the_bits_of_the_pure_functions():
         comm = communicators.create_communicator('naive', dtype, 8.0, 3)
         payloads = np.empty((P, 123 * 7 + 600001), dtype)
         for rank in range(P):
-            communicators.to_wire(flat(rank, shapes), payloads[rank], 3)
+            wire.to_wire(flat(rank, shapes), payloads[rank], 3)
         total = np.empty(payloads.shape[1], dtype)
-        communicators.sum_payloads(payloads, total)
+        wire.sum_payloads(payloads, total)
         expected = np.empty(total.size, np.float32)
-        communicators.from_wire(total, P * 8.0, expected)
+        wire.from_wire(total, P * 8.0, expected)
         assert exchange(comm, shapes).tobytes() == expected.tobytes()
 
 
@@ -136,8 +136,8 @@ def finite_mean_is_called_finite_everywhere():
 
 
 def nan_is_explained_by_rank_and_parameter():
-    for wire in ('float16', 'float32'):
-        comm = communicators.create_communicator('naive', wire)
+    for dtype in ('float16', 'float32'):
+        comm = communicators.create_communicator('naive', dtype)
         model = filled_model(1)
         if world.rank == P - 1:
             model.p1.grad[2] = np.nan

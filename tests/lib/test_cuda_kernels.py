@@ -13,15 +13,15 @@ import subprocess
 import numpy as np
 import pytest
 
-from lib import communicators, normalization, optimizers
+from lib import normalization, optimizers, wire
 
 # Each kernel, and the types it is used with.
 FLOATS = ('float16', 'float32')
 KERNELS = [
     *((optimizers.UPDATE_KERNEL, {'T': T}) for T in (*FLOATS, 'float64')),
     *((normalization.KERNEL, {'T': T}) for T in FLOATS),
-    *((communicators.PACK_KERNEL, {'T': T, 'W': W}) for T, W in itertools.product(FLOATS, FLOATS)),
-    *((communicators.MEAN_KERNEL, {'W': W}) for W in FLOATS),
+    *((wire.PACK_KERNEL, {'T': T, 'W': W}) for T, W in itertools.product(FLOATS, FLOATS)),
+    *((wire.MEAN_KERNEL, {'W': W}) for W in FLOATS),
 ]
 SCALARS = {'eta', 'alpha_sgd', 'alpha_rmsprop', 'mu1', 'mu2', 'one_minus_mu2', 'eps', 'weight_decay', 'area',
            'workers', 'divisor'}
@@ -99,8 +99,8 @@ def on_cpu(tmp_path_factory):
     if compiler is None:
         pytest.skip('no C++ compiler')
     folder = tmp_path_factory.mktemp('kernels')
-    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, communicators.PACK_KERNEL,
-               communicators.MEAN_KERNEL]
+    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.PACK_KERNEL,
+               wire.MEAN_KERNEL]
     (folder / 'kernels.cc').write_text('#include <cmath>\nusing namespace std;\ntypedef float T;\n'
                                        'typedef float W;\n' + ''.join(map(as_function, kernels)))
     subprocess.run([compiler, '-O1', '-ffp-contract=off', '-shared', '-fPIC', 'kernels.cc', '-o',
@@ -146,12 +146,12 @@ def test_normalisation_kernel_gives_the_cpu_s_bits(on_cpu):
 def test_exchange_kernels_give_the_cpu_s_bits(on_cpu):
     gradient = np.random.default_rng(5).standard_normal(60).astype(np.float32)
     payload, right = np.empty_like(gradient), np.empty_like(gradient)
-    on_cpu(communicators.PACK_KERNEL, 60, gradient, 3.0, payload)
-    communicators.to_wire(gradient, right, 3)
+    on_cpu(wire.PACK_KERNEL, 60, gradient, 3.0, payload)
+    wire.to_wire(gradient, right, 3)
     assert np.array_equal(payload, right)
     mean, finite = np.empty_like(gradient), np.ones(1, bool)
-    on_cpu(communicators.MEAN_KERNEL, 60, payload, 7.0, mean, finite)
-    communicators.from_wire(payload, 7.0, right)
+    on_cpu(wire.MEAN_KERNEL, 60, payload, 7.0, mean, finite)
+    wire.from_wire(payload, 7.0, right)
     assert np.array_equal(mean, right) and finite[0]
 
 
@@ -160,5 +160,5 @@ def test_mean_kernel_notices_what_is_not_finite(on_cpu, value):
     total = np.ones(60, np.float32)
     total[17] = value
     finite = np.ones(1, bool)
-    on_cpu(communicators.MEAN_KERNEL, 60, total, 7.0, np.empty_like(total), finite)
+    on_cpu(wire.MEAN_KERNEL, 60, total, 7.0, np.empty_like(total), finite)
     assert not finite[0]

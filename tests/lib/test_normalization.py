@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
 
+from lib import normalization
 from lib.normalization import normalize
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 10, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def implementation(both_implementations):
+    both_implementations(normalization)
 
 
 def reference(images):

@@ -19,6 +19,11 @@ HYPERPARAMETERS = dict(lr=0.1, alpha_sgd=0.3, alpha_rmsprop=0.002, mu1=0.9, mu2=
                        weight_decay=0.0)
 
 
+@pytest.fixture(autouse=True)
+def implementation(both_implementations):
+    both_implementations(optimizers)
+
+
 class Parameters(chainer.Link):
     """Bare parameters, named p0, p1, and so on."""
 

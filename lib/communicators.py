@@ -10,13 +10,15 @@ Nothing here imports MPI before :func:`create_communicator` is called: importing
 processes that load data must have been started by then.
 """
 
+import functools
+import itertools
 import math
 
 import numpy as np
 from chainer.backends import cuda
 from chainer.serializers import NpzDeserializer, npz
 
-from lib import wire
+from lib import payload_sum, wire
 from lib.errors import UserError
 
 
@@ -90,10 +92,10 @@ class MeanGradient:
         self.wire_dtype = np.dtype(wire_dtype)
         self.loss_scale = float(loss_scale)
         self.virtual_workers = int(virtual_workers)
-        self._wire = None   # wire dtype, what travels: P equal chunks, the last padded with zeros
+        self._sum = None    # adds up payloads, in turns
         self._mean = None   # float32, of which gradients are views
         self._local = []    # gradients before the exchange, for explain_non_finite
-        self._finite = True  # whether the mean is, everywhere: bool, on a GPU an array
+        self._finite = []   # whether each turn's mean is: bool, on a GPU an array
 
     def split(self, color, key):
         return type(self)(self.mpi_comm.Split(color, key), self.wire_dtype, self.loss_scale,
@@ -106,16 +108,25 @@ class MeanGradient:
         as zero; it stays without unless ``zero_fill``, so it must then be without on every process.
         """
         params = _params(model)
+        sizes = tuple(param.size for _, param in params)
         self._local = [param.grad for _, param in params]
-        self._allocate(sum(param.size for _, param in params), params)
-        slices = _slices(params)
-        for part, gradient in zip(slices, self._local):
-            if gradient is None:
-                self._wire[part] = 0
-            else:
-                self._pack(gradient, self._wire[part])
-        self._sum()
-        self._finite = self._unpack(self._wire[:self._mean.size], self._mean)
+        if self._mean is None or self._mean.size != sum(sizes):
+            xp = cuda.get_array_module(*(param.array for _, param in params))
+            self._mean = xp.empty(sum(sizes), np.float32)
+            self._sum = self._join(sum(sizes))
+        flat = [None if gradient is None else gradient.reshape(-1) for gradient in self._local]
+        self._finite = []
+        for turn, pieces in _turns(sizes, self._sum.capacity):
+            length = turn.stop - turn.start
+            payload = self._sum.payload(length)
+            for index, part, place in pieces:
+                if flat[index] is None:
+                    payload[place] = 0
+                else:
+                    self._pack(flat[index][part], payload[place])
+            self._finite.append(self._unpack(self._sum.sum(length), self._mean[turn]))
+        stops = itertools.accumulate(sizes)
+        slices = [slice(stop - size, stop) for stop, size in zip(stops, sizes)]
         for (_, param), part, gradient in zip(params, slices, self._local):
             if gradient is not None or zero_fill:
                 # The public setter refuses float32 gradients of float16 parameters.
@@ -123,7 +134,7 @@ class MeanGradient:
 
     def gradient_is_finite(self):
         """Whether the last exchange's mean is finite everywhere: the same answer on every process."""
-        finite = bool(self._finite)  # on a GPU, here the host waits for the device
+        finite = all(map(bool, self._finite))  # on a GPU, here the host waits for the device
         if finite:
             self._local = []  # nothing to explain: free it before the next backward
         return finite
@@ -168,33 +179,15 @@ class MeanGradient:
         return (f'sum over {self.size} processes of element {offset} of the gradient of {names[index]} '
                 f'overflows {self.wire_dtype}: {total:.6g}, limit {limit:.6g}; {remedy}')
 
-    def _allocate(self, size, params):
-        """Buffers for ``size`` elements, kept for later exchanges."""
-        if self._mean is None or self._mean.size != size:
-            xp = cuda.get_array_module(*(param.array for _, param in params))
-            self._chunk = -(-size // self.size)
-            self._wire = xp.zeros(self._chunk * self.size, self.wire_dtype)
-            self._mean = xp.empty(size, np.float32)
-
 
 class _MpiMeanGradient(MeanGradient):
-    """On the CPU: all-to-all of the payloads, float32 sum of one chunk per process, all-gather."""
+    """On the CPU: payloads are added in float32."""
 
-    _received = None  # the P payloads of this process's chunk
-    _total = None     # their sum
+    def _join(self, size):
+        return payload_sum.join(self.mpi_comm, size, self.wire_dtype)
 
     def _pack(self, gradient, payload):
         wire.to_wire(gradient, payload, self.virtual_workers)
-
-    def _sum(self):
-        if self.size == 1:
-            return
-        if self._received is None or self._received.size != self._wire.size:
-            self._received = np.empty_like(self._wire)
-            self._total = np.empty(self._chunk, self.wire_dtype)
-        self.mpi_comm.Alltoall(_as_mpi(self._wire), _as_mpi(self._received))
-        wire.sum_payloads(self._received.reshape(self.size, self._chunk), self._total)
-        self.mpi_comm.Allgather(_as_mpi(self._total), _as_mpi(self._wire))
 
     def _unpack(self, total, mean):
         return wire.from_wire(total, self.size * self.loss_scale, mean)
@@ -203,17 +196,32 @@ class _MpiMeanGradient(MeanGradient):
 class _NcclMeanGradient(MeanGradient):
     """On GPUs: one NCCL all-reduce, on the current stream. NCCL adds in the wire's dtype."""
 
-    def _pack(self, gradient, payload):
-        cuda.elementwise(*wire.PACK_KERNEL)(gradient, np.float32(self.virtual_workers),
-                                       payload.reshape(gradient.shape))
+    def _join(self, size):
+        return _NcclSum(self, size, self.wire_dtype)
 
-    def _sum(self):
-        sum_over_processes(self, self._wire)
+    def _pack(self, gradient, payload):
+        cuda.elementwise(*wire.PACK_KERNEL)(gradient, np.float32(self.virtual_workers), payload)
 
     def _unpack(self, total, mean):
         finite = cuda.cupy.ones((), bool)  # read when it is asked for, not to wait for the device here
         cuda.elementwise(*wire.MEAN_KERNEL)(total, np.float32(self.size * self.loss_scale), mean, finite)
         return finite
+
+
+class _NcclSum:
+    """What :mod:`lib.payload_sum` is for MPI, in one turn."""
+
+    def __init__(self, comm, size, dtype):
+        self.capacity = max(size, 1)
+        self._comm = comm
+        self._payload = cuda.cupy.empty(size, dtype)
+
+    def payload(self, n):
+        return self._payload[:n]
+
+    def sum(self, n):
+        sum_over_processes(self._comm, self._payload)
+        return self._payload[:n]
 
 
 def _params(model):
@@ -222,14 +230,25 @@ def _params(model):
                   key=lambda item: item[0])
 
 
-def _slices(params):
-    ends = np.cumsum([param.size for _, param in params]).tolist()
-    return [slice(end - param.size, end) for end, (_, param) in zip(ends, params)]
+@functools.lru_cache(maxsize=4)
+def _turns(sizes, capacity):
+    """Cut arrays of ``sizes``, laid end to end, into turns of ``capacity`` elements.
 
-
-def _as_mpi(array):
-    """MPI knows no float16: as unsigned integers of its size."""
-    return array.view(np.uint16) if array.dtype == np.float16 else array
+    Returns:
+        list: Per turn its slice of the whole, and its pieces: the array's index, the slice of the array, and
+        that slice's place in the turn.
+    """
+    starts = [0, *itertools.accumulate(sizes)]
+    turns = []
+    for first in range(0, starts[-1], capacity):
+        end = min(first + capacity, starts[-1])
+        pieces = []
+        for index, (start, stop) in enumerate(zip(starts, starts[1:])):
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                pieces.append((index, slice(low - start, high - start), slice(low - first, high - first)))
+        turns.append((slice(first, end), pieces))
+    return turns
 
 
 def _find_fault(gradients, wire_dtype, virtual_workers):

@@ -31,6 +31,46 @@ PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gra
 MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
                'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
 
+# Elements that NumPy rounds at a time, so that temporaries stay in the cache.
+_BLOCK = 1 << 15
+
+# By the bits of the float16. The signalling among the NaN would warn.
+with np.errstate(invalid='ignore'):
+    _FLOAT32_OF_FLOAT16 = np.arange(1 << 16).astype(np.uint16).view(np.float16).astype(np.float32)
+
+# One in the biased exponent of a float32's bits.
+_ONE = np.uint32(1 << 23)
+
+
+def _round_to_wire(values, out):
+    """``out[...] = values``, float32 to the wire's dtype. Several times as quick as NumPy does it.
+
+    For |x| = 1.f × 2^e, adding 2^(e+13) leaves a unit in the last place of 2^(e-10), which is float16's:
+    float32's own addition rounds, ties to even. Below float16's normal range the addend stays that of
+    e = -14, which rounds to subnormals.
+    """
+    if out.dtype == np.float32:
+        out[...] = values
+        return
+    for start in range(0, out.size, _BLOCK):
+        bits = values[start:start + _BLOCK].view(np.uint32)
+        magnitude = bits & np.uint32(0x7fffffff)
+        exponent = np.clip(magnitude & 255 * _ONE, 113 * _ONE, 142 * _ONE)
+        addend = exponent + 13 * _ONE
+        half = (magnitude.view(np.float32) + addend.view(np.float32)).view(np.uint32) - addend
+        half += (exponent - 113 * _ONE) >> np.uint32(13)
+        if magnitude.max() >= 143 * _ONE:
+            half[magnitude >= 143 * _ONE] = 0x7c00
+            half[magnitude > 255 * _ONE] = 0x7e00  # NaN
+        half |= bits >> np.uint32(16) & np.uint32(0x8000)
+        np.copyto(out[start:start + _BLOCK].view(np.uint16), half, casting='unsafe')
+
+
+def _to_float32(values):
+    if values.dtype == np.float32:
+        return values
+    return np.take(_FLOAT32_OF_FLOAT16, values.view(np.uint16), mode='clip')  # not `raise`, which is slower
+
 
 @np.errstate(over='ignore', invalid='ignore')
 def to_wire(gradient, out, virtual_workers=1):
@@ -45,7 +85,7 @@ def to_wire(gradient, out, virtual_workers=1):
     if loops:
         loops.to_wire(gradient, out, virtual_workers)
     else:
-        np.divide(gradient.reshape(-1), np.float32(virtual_workers), out=out, casting='same_kind')
+        _round_to_wire(gradient.reshape(-1) / np.float32(virtual_workers), out)
 
 
 @np.errstate(over='ignore', invalid='ignore')
@@ -60,10 +100,10 @@ def sum_payloads(payloads, out):
     if loops:
         loops.sum_payloads(payloads, out)
         return
-    total = payloads[0].astype(np.float32)
+    total = _to_float32(payloads[0])
     for payload in payloads[1:]:
-        total += payload
-    out[...] = total
+        total = total + _to_float32(payload)
+    _round_to_wire(total, out)
 
 
 @np.errstate(over='ignore', invalid='ignore')
@@ -80,5 +120,5 @@ def from_wire(total, divisor, out):
     """
     if loops:
         return loops.from_wire(total, divisor, out)
-    np.divide(total.astype(np.float32, copy=False), np.float32(divisor), out=out)
+    np.divide(_to_float32(total), np.float32(divisor), out=out)
     return bool(np.isfinite(out).all())

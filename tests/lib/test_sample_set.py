@@ -166,7 +166,7 @@ def die(name, index):
 sample_set.draw = die
 """)
     assert killed.wait(timeout=120) == -9
-    assert files(tmp_path) and not list(tmp_path.glob('*/sample-set-1/*'))
+    assert files(tmp_path) and not list(tmp_path.glob(f'*/sample-set-{sample_set.VERSION}/*'))
     train, val = sample_set.ensure_sample_set(str(tmp_path))
     assert len(files(pathlib.Path(train))) == 30 and len(files(pathlib.Path(val))) == 20
     assert len(files(tmp_path)) == 50

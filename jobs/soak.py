@@ -232,6 +232,8 @@ def main():
     with contextlib.ExitStack() as stack:
         folder = args.out or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
+        # Where a killed mpirun leaves its directory, which stops a later one of the same process number.
+        os.environ['PRTE_MCA_prte_tmpdir_base'] = stack.enter_context(tempfile.TemporaryDirectory())
         began = time.monotonic()
         # A kill comes after 2.5 further iterations on average; twice as many are there.
         epochs = (5 * args.kills + 20) * 16 / sample_set.N_TRAIN

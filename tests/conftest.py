@@ -26,6 +26,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=missing))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _mpirun_s_directory(tmp_path_factory):
+    """A directory of this session's own for mpirun.
+
+    There it makes one named by its process number, and does not start where a killed one left its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PRTE_MCA_prte_tmpdir_base', str(tmp_path_factory.mktemp('mpirun')))
+        yield
+
+
 def _rank_environment():
     """The environment of a launch on one small machine, as the scripts under ``jobs/`` set it."""
     environment = dict(os.environ)

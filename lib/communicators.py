@@ -92,10 +92,10 @@ class MeanGradient:
         self.wire_dtype = np.dtype(wire_dtype)
         self.loss_scale = float(loss_scale)
         self.virtual_workers = int(virtual_workers)
-        self._sum = None    # adds up payloads, in turns
-        self._mean = None   # float32, of which gradients are views
-        self._local = []    # gradients before the exchange, for explain_non_finite
-        self._finite = []   # whether each turn's mean is: bool, on a GPU an array
+        self._exchange = None  # takes payloads and gives their sum, in turns
+        self._mean = None      # float32, of which gradients are views
+        self._local = []       # gradients before the exchange, for explain_non_finite
+        self._finite = []      # whether each turn's mean is: bool, on a GPU an array
 
     def split(self, color, key):
         return type(self)(self.mpi_comm.Split(color, key), self.wire_dtype, self.loss_scale,
@@ -113,24 +113,22 @@ class MeanGradient:
         if self._mean is None or self._mean.size != sum(sizes):
             xp = cuda.get_array_module(*(param.array for _, param in params))
             self._mean = xp.empty(sum(sizes), np.float32)
-            self._sum = self._join(sum(sizes))
+            self._exchange = self._join(sum(sizes))
         flat = [None if gradient is None else gradient.reshape(-1) for gradient in self._local]
         self._finite = []
-        for turn, pieces in _turns(sizes, self._sum.capacity):
+        for turn, pieces in _turns(sizes, self._exchange.capacity):
             length = turn.stop - turn.start
-            payload = self._sum.payload(length)
+            payload = self._exchange.payload(length)
             for index, part, place in pieces:
                 if flat[index] is None:
                     payload[place] = 0
                 else:
                     self._pack(flat[index][part], payload[place])
-            self._finite.append(self._unpack(self._sum.sum(length), self._mean[turn]))
-        stops = itertools.accumulate(sizes)
-        slices = [slice(stop - size, stop) for stop, size in zip(stops, sizes)]
-        for (_, param), part, gradient in zip(params, slices, self._local):
+            self._finite.append(self._unpack(self._exchange.sum(length), self._mean[turn]))
+        for (_, param), span, gradient in zip(params, _spans(sizes), self._local):
             if gradient is not None or zero_fill:
                 # The public setter refuses float32 gradients of float16 parameters.
-                param._set_grad_without_check(self._mean[part].reshape(param.shape))
+                param._set_grad_without_check(self._mean[span].reshape(param.shape))
 
     def gradient_is_finite(self):
         """Whether the last exchange's mean is finite everywhere: the same answer on every process."""
@@ -230,6 +228,11 @@ def _params(model):
                   key=lambda item: item[0])
 
 
+def _spans(sizes):
+    """Slices that arrays of ``sizes`` take when they are laid end to end."""
+    return [slice(stop - size, stop) for size, stop in zip(sizes, itertools.accumulate(sizes))]
+
+
 @functools.lru_cache(maxsize=4)
 def _turns(sizes, capacity):
     """Cut arrays of ``sizes``, laid end to end, into turns of ``capacity`` elements.
@@ -238,16 +241,16 @@ def _turns(sizes, capacity):
         list: Per turn its slice of the whole, and its pieces: the array's index, the slice of the array, and
         that slice's place in the turn.
     """
-    starts = [0, *itertools.accumulate(sizes)]
     turns = []
-    for first in range(0, starts[-1], capacity):
-        end = min(first + capacity, starts[-1])
+    for start in range(0, sum(sizes), capacity):
+        stop = min(start + capacity, sum(sizes))
         pieces = []
-        for index, (start, stop) in enumerate(zip(starts, starts[1:])):
-            low, high = max(start, first), min(stop, end)
-            if low < high:
-                pieces.append((index, slice(low - start, high - start), slice(low - first, high - first)))
-        turns.append((slice(first, end), pieces))
+        for index, span in enumerate(_spans(sizes)):
+            first, end = max(span.start, start), min(span.stop, stop)
+            if first < end:
+                pieces.append((index, slice(first - span.start, end - span.start),
+                               slice(first - start, end - start)))
+        turns.append((slice(start, stop), pieces))
     return turns
 
 

@@ -132,7 +132,8 @@ class RMSpropWarmupRule(optimizer.UpdateRule):
         if grad is None:
             return
         arrays = param.array, grad, self.state['m'], self.state['delta']
-        fit_loops = all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays)
+        fit_loops = all(array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned
+                        for array in arrays)
         update = loops.update if loops and fit_loops else _update
         update(*arrays, *_scalars(param.dtype, **self.hyperparam.get_dict()))
 

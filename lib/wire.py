@@ -81,7 +81,7 @@ def to_wire(gradient, out, virtual_workers=1):
         out (numpy.ndarray): Flat and contiguous, float16 or float32, as many elements.
         virtual_workers (int): K.
     """
-    gradient = np.ascontiguousarray(gradient, np.float32)
+    gradient = np.require(gradient, np.float32, 'CA')
     if loops:
         loops.to_wire(gradient, out, virtual_workers)
     else:

@@ -182,7 +182,7 @@ def test_blocks_do_not_change_a_bit(monkeypatch, weight_decay):
     assert all(run == runs[0] for run in runs)
 
 
-@pytest.mark.parametrize('layout', ['transposed', 'strided', 'broadcast', 'fortran parameter'])
+@pytest.mark.parametrize('layout', ['transposed', 'strided', 'broadcast', 'unaligned', 'fortran parameter'])
 def test_any_memory_layout_gives_the_same_bits(monkeypatch, layout):
     monkeypatch.setattr(optimizers, 'BLOCK', 16)
     rng = np.random.default_rng(5)
@@ -192,6 +192,8 @@ def test_any_memory_layout_gives_the_same_bits(monkeypatch, layout):
         laid_out = np.ascontiguousarray(grad.T).T
     elif layout == 'strided':
         laid_out = np.repeat(grad, 2, axis=1)[:, ::2]
+    elif layout == 'unaligned':
+        laid_out = np.frombuffer(b' ' + grad.tobytes(), np.float32, offset=1).reshape(grad.shape)
     elif layout == 'broadcast':
         laid_out = np.broadcast_to(grad[:1], grad.shape)
         grad = laid_out.copy()

@@ -67,6 +67,8 @@ def test_wire_takes_strided_and_float16_gradients():
     out = np.empty(24, np.float32)
     wire.to_wire(values.astype(np.float16), out)
     assert np.array_equal(out, values.ravel())
+    unaligned = np.frombuffer(b' ' + values.tobytes(), np.float32, offset=1)
+    assert np.array_equal(on_wire(unaligned), values.ravel().astype(np.float16))
 
 
 def test_sum_is_in_float32_in_the_order_of_ranks_and_rounded_once():

@@ -75,8 +75,7 @@ class AllToAllSum:
         self.capacity = capacity
         self._mpi_comm = mpi_comm
         chunk = -(-capacity // mpi_comm.size)
-        # Zeros, so that what pads the last chunk is never seen to overflow.
-        self._payload = np.zeros(chunk * mpi_comm.size, dtype)
+        self._payload = np.empty(chunk * mpi_comm.size, dtype)  # what pads the last chunk is never read
         self._received = np.empty_like(self._payload)
         self._total = np.empty(chunk, dtype)
 

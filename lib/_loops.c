@@ -16,11 +16,11 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
-#define HAS_F16C_TARGET 1
+#define ON_X86 1
 #endif
 
 /* Compiled for AVX2 too, which the dynamic linker chooses where the processor has it. */
-#if defined(HAS_F16C_TARGET) && defined(__gnu_linux__) && !defined(__clang__)
+#if defined(ON_X86) && defined(__gnu_linux__)
 #define VECTORISED __attribute__((target_clones("avx2", "default")))
 #else
 #define VECTORISED
@@ -108,7 +108,7 @@ static void widen(Py_ssize_t size, const uint16_t *from, float *to)
 static void (*narrow_here)(Py_ssize_t, const float *, uint16_t *) = narrow;
 static void (*widen_here)(Py_ssize_t, const uint16_t *, float *) = widen;
 
-#ifdef HAS_F16C_TARGET
+#ifdef ON_X86
 __attribute__((target("avx2,f16c")))
 static void narrow_f16c(Py_ssize_t size, const float *from, uint16_t *to)
 {
@@ -131,7 +131,7 @@ static void widen_f16c(Py_ssize_t size, const uint16_t *from, float *to)
 
 static void choose_conversions(void)
 {
-#ifdef HAS_F16C_TARGET
+#ifdef ON_X86
     unsigned eax, ebx, ecx = 0, edx;
     if (__builtin_cpu_supports("avx2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_F16C) {
         narrow_here = narrow_f16c;

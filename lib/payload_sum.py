@@ -75,7 +75,7 @@ class AllToAllSum:
         self.capacity = capacity
         self._mpi_comm = mpi_comm
         chunk = -(-capacity // mpi_comm.size)
-        self._payload = np.empty(chunk * mpi_comm.size, dtype)  # what pads the last chunk is never read
+        self._payload = np.empty(chunk * mpi_comm.size, dtype)  # what pads the last chunk adds up to nothing used
         self._received = np.empty_like(self._payload)
         self._total = np.empty(chunk, dtype)
 

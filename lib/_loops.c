@@ -3,8 +3,9 @@
    (lib/normalization.py). Those modules say what is computed, and do the same with NumPy where this file
    could not be compiled.
 
-   The bits are NumPy's: setup.py forbids the compiler to fuse or reorder operations, so that each is rounded
-   by itself. Arrays are contiguous; Python's buffer protocol tells their types, which are checked. */
+   The bits are NumPy's, but for which NaN: setup.py forbids the compiler to fuse or reorder operations, so that
+   each is rounded by itself. Arrays (of payloads, their rows) are contiguous; Python's buffer protocol tells
+   their types, which are checked. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -223,9 +224,9 @@ static void sum_payloads(Py_ssize_t size, Py_ssize_t n_payloads, const char *pay
 static int from_wire(Py_ssize_t size, const char *total, float *out, Py_ssize_t itemsize, float divisor)
 {
     int finite = 1;
-    /* Dividing by a power of two is multiplying by another one, which is quicker. */
+    /* Dividing by a power of two (0 and infinity included) is multiplying by its inverse, which is quicker. */
     float inverse = 1 / divisor;
-    int is_power_of_two = (bits_of(divisor) & 0x7fffff) == 0 && isnormal(divisor) && isnormal(inverse);
+    int is_power_of_two = (bits_of(divisor) & 0x7fffff) == 0;
     for (Py_ssize_t start = 0; start < size; start += BLOCK) {
         Py_ssize_t length = block_length(start, size);
         read_from_wire(length, total + start * itemsize, out + start, itemsize);

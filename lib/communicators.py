@@ -1,10 +1,10 @@
-"""Mean of the gradients over all workers, in one packed exchange with a float16 wire (paper section 2).
+"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 2).
 
 "While computation was generally done in single precision, in order to reduce the communication overhead
 during all-reduce operations, we used half-precision floats for communication." ChainerMN's
 ``pure_nccl`` also *divides* in float16, which flushes most means of small gradients to zero at 1024 workers;
-its ``naive`` knows no float16, and makes one MPI call per parameter. Here both pack the gradients into one
-buffer, with the arithmetic of :mod:`lib.wire`, and every rank computes the same bits.
+its ``naive`` knows no float16, and makes one MPI call per parameter. Here both send the gradients packed,
+with the arithmetic of :mod:`lib.wire`, and every rank computes the same bits.
 
 Nothing here imports MPI before :func:`create_communicator` is called: importing mpi4py initialises MPI, and
 processes that load data must have been started by then.
@@ -80,7 +80,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
 
 
 class MeanGradient:
-    """Mean of the gradients over all n = P K workers, packed into one buffer: mixed into a communicator.
+    """Mean of the gradients over all n = P K workers, sent packed: mixed into a communicator.
 
     After the exchange every ``param.grad`` is a view of one flat float32 buffer, which the next exchange
     overwrites. That holds for float16 parameters too (``mixed16``): in float16 the unscaled mean would lose
@@ -160,8 +160,8 @@ class MeanGradient:
             _, index, kind = min(broken.values(), key=lambda fault: fault[1])
             ranks = [rank for rank, fault in broken.items() if fault[1] == index]
             others = sorted(set(broken) - set(ranks))
-            return (f'gradient of {names[index]} holds {kind} before the exchange, on rank {_join(ranks)}'
-                    + (f' (another parameter\'s on rank {_join(others)})' if others else ''))
+            return (f'gradient of {names[index]} holds {kind} before the exchange, on rank {_listed(ranks)}'
+                    + (f' (another parameter\'s on rank {_listed(others)})' if others else ''))
 
         overflowed = {rank: fault for rank, fault in enumerate(faults) if fault}
         if overflowed:
@@ -275,7 +275,7 @@ def _locate(element, sizes):
     return index, int(element - (ends[index] - sizes[index]))
 
 
-def _join(ranks):
+def _listed(ranks):
     shown = ', '.join(map(str, ranks[:8]))
     return shown if len(ranks) <= 8 else f'{shown} and {len(ranks) - 8} more'
 

@@ -1,4 +1,4 @@
-"""``loops``: compiled from ``_loops.c`` when the project was installed; None if there was no C compiler."""
+"""``loops``: compiled from ``_loops.c`` when the project was installed; None where that failed."""
 
 try:
     from lib import _loops as loops

@@ -28,8 +28,14 @@ def normalize(images, dtype=np.float32):
 
     Returns:
         numpy.ndarray or cupy.ndarray: ``dtype``, shape ``(b, 3, H, W)``, contiguous, on the images' device.
+
+    Raises:
+        ValueError: If ``images`` is not of that dtype and shape.
     """
     dtype = np.dtype(dtype)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f'images are {images.dtype} of shape {images.shape}: expected uint8 of shape '
+                         '(b, H, W, 3)')
     batch, height, width, channels = images.shape
     shape = batch, channels, height, width
     if not isinstance(images, np.ndarray):

@@ -32,7 +32,15 @@ def join(mpi_comm, size, dtype):
 
     Returns:
         SharedMemorySum or AllToAllSum: The same on every process.
+
+    Raises:
+        ValueError: On every process, if they give different sizes.
     """
+    if mpi_comm.size > 1:
+        sizes = mpi_comm.allgather(size)
+        if min(sizes) != max(sizes):
+            raise ValueError(f'processes send {min(sizes)} to {max(sizes)} elements: expected the same '
+                             'parameters on all')
     capacity = min(max(size, 1), _TURN)
     n_bytes = max(_TOKEN, (mpi_comm.size + 1) * capacity * np.dtype(dtype).itemsize)
     memory = _share_memory(mpi_comm, n_bytes) if mpi_comm.size > 1 else None
@@ -75,7 +83,7 @@ class AllToAllSum:
         self.capacity = capacity
         self._mpi_comm = mpi_comm
         chunk = -(-capacity // mpi_comm.size)
-        self._payload = np.empty(chunk * mpi_comm.size, dtype)  # what pads the last chunk adds up to nothing used
+        self._payload = np.empty(chunk * mpi_comm.size, dtype)  # sums of what pads the last chunk are dropped
         self._received = np.empty_like(self._payload)
         self._total = np.empty(chunk, dtype)
 

@@ -67,7 +67,7 @@ def ranks_hold_the_same_bits():
 
 
 def mpi_gives_the_bits_of_the_pure_functions():
-    shapes = [(123, 7), (600001,)]  # several segments, the last not a multiple of the ranks
+    shapes = [(123, 7), (600001,)]  # several turns, the last not a multiple of the ranks
     for dtype in ('float16', 'float32'):
         comm = communicators.create_communicator('naive', dtype, 8.0, 3)
         payloads = np.empty((P, 123 * 7 + 600001), dtype)

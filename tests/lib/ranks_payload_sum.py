@@ -54,6 +54,15 @@ def a_turn_is_no_longer_than_what_is_sent():
     assert payload_sum.join(world, 1 << 30, 'float16').capacity == 1 << 19
 
 
+def different_sizes_are_refused_everywhere():
+    try:
+        payload_sum.join(world, 100 + world.rank, 'float32')
+    except ValueError as error:
+        assert f'processes send 100 to {99 + P} elements' in str(error)
+    else:
+        raise AssertionError('not refused')
+
+
 def one_process_that_can_not_map_the_memory_sends_all_to_mpi():
     map_, payload_sum._map = payload_sum._map, lambda *_: None
     try:
@@ -98,6 +107,7 @@ def no_file_stays_open():
 
 
 CASES = [processes_of_one_host_share_memory, others_send_the_same_bits, a_turn_is_no_longer_than_what_is_sent,
+         different_sizes_are_refused_everywhere,
          one_process_that_can_not_map_the_memory_sends_all_to_mpi,
          no_room_on_the_first_process_sends_all_to_mpi,
          memory_of_another_is_not_taken_for_the_first_process_s, no_file_stays_open]

@@ -65,23 +65,29 @@ def test_wire_gives_numpy_s_bits(with_numpy, dtype, size):
         assert ours == out.tobytes(), function.__name__
 
 
+def assert_same_bits(one, other, bits):
+    """But for which NaN."""
+    nan = np.isnan(one)
+    assert np.array_equal(nan, np.isnan(other))
+    assert np.array_equal(one.view(bits)[~nan], other.view(bits)[~nan])
+
+
 def test_portable_conversion_rounds_as_the_processor_s():
     # Eight at a time are the processor's where it has instructions for float16, the rest is not.
     bits = np.random.default_rng(2).integers(0, 1 << 32, 7 * 4000, dtype=np.uint32).view(np.float32)
     small = normal(3, 7 * 4000) * np.float32(2) ** np.linspace(-30, 17, 7 * 4000).astype(np.float32)
-    for values in (bits[~np.isnan(bits)], small):
+    for values in (bits, small, np.float32(6 * [-0.0, 0.0, np.nan, -np.inf, -1e-30, 1e-30])):
         half, back = np.empty((2, values.size), np.float16)
         loops.to_wire(values, half, 1)
         for start in range(0, values.size, 7):
             loops.to_wire(values[start:start + 7], back[start:start + 7], 1)
-        assert np.array_equal(half, back)
+        assert_same_bits(half, back, np.uint16)
     every = np.arange(1 << 16).astype(np.uint16).view(np.float16)
-    every = every[~np.isnan(every)]
     wide, back = np.empty((2, every.size), np.float32)
     loops.from_wire(every, 1, wide)
     for start in range(0, every.size, 7):
         loops.from_wire(every[start:start + 7], 1, back[start:start + 7])
-    assert np.array_equal(wide, back)
+    assert_same_bits(wide, back, np.uint32)
 
 
 def test_images_get_numpy_s_bits(with_numpy):
@@ -98,18 +104,21 @@ READ_ONLY.flags.writeable = False
 @pytest.mark.parametrize('name, args, error', [
     ('update', (FLOATS, FLOATS, FLOATS, np.zeros(6), *SCALARS), TypeError),
     ('update', (FLOATS, FLOATS, FLOATS, FLOATS[:5], *SCALARS), ValueError),
+    ('update', (FLOATS, FLOATS[:5], FLOATS, FLOATS, *SCALARS), ValueError),
     ('update', (READ_ONLY, FLOATS, FLOATS, FLOATS, *SCALARS), ValueError),
     ('update', (FLOATS[::2], FLOATS[::2], FLOATS[::2], FLOATS[::2], *SCALARS), ValueError),
     ('to_wire', (HALVES, FLOATS, 1), TypeError),
     ('to_wire', (FLOATS, HALVES[1:], 1), ValueError),
     ('to_wire', (FLOATS, FLOATS.astype('>f4'), 1), TypeError),
     ('sum_payloads', (FLOATS.reshape(2, 3), HALVES[:3]), ValueError),
+    ('sum_payloads', (FLOATS, FLOATS), ValueError),
     ('sum_payloads', (FLOATS.reshape(2, 3), FLOATS[:2]), ValueError),
     ('sum_payloads', (FLOATS.reshape(3, 2).T, FLOATS[:3]), ValueError),
     ('sum_payloads', (np.zeros((0, 3), np.float32), FLOATS[:3]), ValueError),
     ('from_wire', (HALVES, 1.0, HALVES), TypeError),
     ('from_wire', (HALVES, 1.0, FLOATS[1:]), ValueError),
     ('normalize', (PIXELS.reshape(1, 2, 3), TABLES, FLOATS), ValueError),
+    ('normalize', (PIXELS.reshape(1, 1, 1, 6), TABLES, FLOATS), ValueError),
     ('normalize', (PIXELS.reshape(1, 2, 1, 3), TABLES[:, 1:].copy(), FLOATS), ValueError),
     ('normalize', (PIXELS.reshape(1, 2, 1, 3), TABLES, FLOATS[:3]), ValueError),
     ('normalize', (PIXELS.reshape(1, 2, 1, 3).view(np.int8), TABLES, FLOATS), TypeError),
@@ -117,3 +126,15 @@ READ_ONLY.flags.writeable = False
 def test_arrays_of_another_type_or_size_are_refused(name, args, error):
     with pytest.raises(error):
         getattr(loops, name)(*args)
+
+
+def test_arrays_are_let_go_of_in_the_end():
+    memory = bytearray(24)
+    good = FLOATS.copy(), FLOATS.copy(), FLOATS.copy(), *SCALARS
+    for args in (good, (FLOATS[:5], *good[1:]), (*good[:-1], 'x')):
+        theta = memoryview(memory).cast('f')
+        try:
+            loops.update(theta, *args)
+        except (TypeError, ValueError):
+            pass
+        theta.release()  # raises if it is still held

@@ -34,5 +34,11 @@ def test_strided_images_are_taken_as_they_lie():
     assert np.array_equal(normalize(IMAGES[:, ::2, ::-1]), reference(IMAGES[:, ::2, ::-1]).astype(np.float32))
 
 
+@pytest.mark.parametrize('images', [IMAGES[..., :2], IMAGES[0], IMAGES.astype(np.int64)])
+def test_other_images_are_refused(images):
+    with pytest.raises(ValueError, match='expected uint8 of shape'):
+        normalize(images)
+
+
 def test_empty_batch_stays_empty():
     assert normalize(IMAGES[:0]).shape == (0, 3, 8, 10)

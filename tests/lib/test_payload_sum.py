@@ -9,7 +9,8 @@ from lib import payload_sum
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASES = ['processes_of_one_host_share_memory', 'others_send_the_same_bits',
-         'a_turn_is_no_longer_than_what_is_sent', 'one_process_that_can_not_map_the_memory_sends_all_to_mpi',
+         'a_turn_is_no_longer_than_what_is_sent', 'different_sizes_are_refused_everywhere',
+         'one_process_that_can_not_map_the_memory_sends_all_to_mpi',
          'no_room_on_the_first_process_sends_all_to_mpi',
          'memory_of_another_is_not_taken_for_the_first_process_s', 'no_file_stays_open']
 _done = {}

@@ -23,7 +23,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python jobs/soak.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info lib/_loops*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)

@@ -13,7 +13,9 @@ setuptools.setup(
     # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
     ext_modules=[setuptools.Extension(
         'lib._loops', ['lib/_loops.c'], optional=True,
-        extra_compile_args=['-O3', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'])],
+        extra_compile_args=['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno',
+                            '-fno-trapping-math'],
+        extra_link_args=['-fno-fast-math'])],
     install_requires=[
         'chainer==7.8.1',        # the framework, with ChainerMN inside; lib/compat.py is written for it
         'filelock>=3.4,<5',         # one process writes the sample set; Chainer needs it anyway

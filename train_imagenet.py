@@ -142,7 +142,7 @@ def train(args, stack, stop_request):
                             data=f'{train_set.fingerprint()} {val_set.fingerprint()}',
                             workers=comm.size * args.virtual_workers)
     versions = faults.versions()
-    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'host': None})
+    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
     first(output.prepare, args.out, args.resume, args.force)
 
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None

@@ -1,6 +1,6 @@
 """Time the input pipeline on one core: from JPEG files to a normalised batch.
 
-    python jobs/bench_input.py [DIRECTORY] [--images 200] [--repeats 5]
+    python jobs/bench_input.py [DIRECTORY] [--images 200] [--repeats 9]
 
 Compares ``lib.decoding`` and ``lib.normalization`` with a plain Pillow program, with Pillow's decoder alone,
 with the same images prepared by ``jobs/prepare.py``, and with simplejpeg and OpenCV where they are installed.

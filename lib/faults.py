@@ -24,6 +24,7 @@ import types
 
 import numpy as np
 
+from lib.compiled import loops
 from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
 from lib.launcher import launched_size
 
@@ -256,7 +257,7 @@ def versions():
     import chainer
     import PIL
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
-             'pillow': PIL.__version__}
+             'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy'}
     if 'mpi4py.MPI' in sys.modules:
         import mpi4py
         from mpi4py import MPI

@@ -31,7 +31,7 @@ PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gra
 MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
                'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
 
-# Elements that NumPy rounds at a time, so that temporaries stay in the cache.
+# Elements that NumPy adds and rounds at a time, so that temporaries stay in the cache.
 _BLOCK = 1 << 15
 
 # By the bits of the float16. The signalling among the NaN would warn.
@@ -100,10 +100,12 @@ def sum_payloads(payloads, out):
     if loops:
         loops.sum_payloads(payloads, out)
         return
-    total = _to_float32(payloads[0])
-    for payload in payloads[1:]:
-        total = total + _to_float32(payload)
-    _round_to_wire(total, out)
+    for start in range(0, out.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        total = _to_float32(payloads[0, block])
+        for payload in payloads[1:, block]:
+            total = total + _to_float32(payload)
+        _round_to_wire(total, out[block])
 
 
 @np.errstate(over='ignore', invalid='ignore')

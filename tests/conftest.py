@@ -82,7 +82,7 @@ def both_implementations(request, monkeypatch):
         if request.param == 'NumPy':
             monkeypatch.setattr(module, 'loops', None)
         elif module.loops is None:
-            pytest.skip('lib/_loops.c is not compiled: there was no C compiler when this was installed')
+            pytest.skip('lib/_loops.c was not compiled when this was installed')
 
     return choose
 

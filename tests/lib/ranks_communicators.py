@@ -4,12 +4,13 @@ from lib import compat  # noqa: F401, I001  (before anything that imports Chaine
 
 import sys
 import traceback
+from unittest import mock
 
 import chainer
 import numpy as np
 from mpi4py import MPI
 
-from lib import communicators, wire
+from lib import communicators, payload_sum, wire
 
 world = MPI.COMM_WORLD
 P = world.size
@@ -66,7 +67,16 @@ def ranks_hold_the_same_bits():
             assert_same_everywhere(exchange(comm, [(size,) for size in sizes]).tobytes())
 
 
-def mpi_gives_the_bits_of_the_pure_functions():
+def exchange_gives_the_bits_of_the_pure_functions():
+    assert_bits_of_the_pure_functions()
+
+
+def between_hosts_it_gives_the_same_bits():
+    with mock.patch.object(payload_sum, '_share_memory', lambda *_: None):
+        assert_bits_of_the_pure_functions()
+
+
+def assert_bits_of_the_pure_functions():
     shapes = [(123, 7), (600001,)]  # several turns, the last not a multiple of the ranks
     for dtype in ('float16', 'float32'):
         comm = communicators.create_communicator('naive', dtype, 8.0, 3)
@@ -198,7 +208,8 @@ def broadcast_keeps_names_shapes_dtypes_and_bytes():
         assert (received[name] == array).all()
 
 
-CASES = [mean_is_within_the_stated_bound, ranks_hold_the_same_bits, mpi_gives_the_bits_of_the_pure_functions,
+CASES = [mean_is_within_the_stated_bound, ranks_hold_the_same_bits,
+         exchange_gives_the_bits_of_the_pure_functions, between_hosts_it_gives_the_same_bits,
          fewer_elements_than_ranks, missing_gradient_counts_as_zero,
          split_communicators_average_their_own_ranks, finite_mean_is_called_finite_everywhere,
          nan_is_explained_by_rank_and_parameter,

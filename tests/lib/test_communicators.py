@@ -125,7 +125,8 @@ def test_wrong_argument_is_named_in_one_line(arguments, named):
 # Several ranks: one run of all cases per number of ranks.
 
 CASES = ['mean_is_within_the_stated_bound', 'ranks_hold_the_same_bits',
-         'mpi_gives_the_bits_of_the_pure_functions', 'fewer_elements_than_ranks',
+         'exchange_gives_the_bits_of_the_pure_functions', 'between_hosts_it_gives_the_same_bits',
+         'fewer_elements_than_ranks',
          'missing_gradient_counts_as_zero', 'split_communicators_average_their_own_ranks',
          'finite_mean_is_called_finite_everywhere',
          'nan_is_explained_by_rank_and_parameter', 'overflow_of_a_payload_is_explained',

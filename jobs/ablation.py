@@ -658,7 +658,7 @@ def _arms(text):
 
 def main(argv=None):
     parser = OneLineParser(prog='ablation.py', allow_abbrev=False,
-                     description='Test the paper\'s claims at a size that fits a small machine.')
+                           description='Test the paper\'s claims at a size that fits a small machine.')
     add = parser.add_argument
     add('train', nargs='?', metavar='TRAIN', help='training images, as train_imagenet.py takes them')
     add('val', nargs='?', metavar='VAL', help='validation images')

@@ -3,7 +3,7 @@
     python jobs/bench_input.py [DIRECTORY] [--images 200] [--repeats 9]
 
 Compares ``lib.decoding`` and ``lib.normalization`` with a plain Pillow program, with Pillow's decoder alone,
-with the same images prepared by ``jobs/prepare.py``, and with simplejpeg and OpenCV where they are installed.
+with the same images prepared by ``lib/prepare.py``, and with simplejpeg and OpenCV where they are installed.
 All draw the same crops. The candidates take turns at every batch and times are CPU time, so that the ratios
 hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110 KB.
 """
@@ -87,7 +87,7 @@ def make_photographs(directory, count=48):
 
 
 def prepare(originals, directory):
-    """The same images at validation's short side, as ``jobs/prepare.py`` writes them."""
+    """The same images at validation's short side, as ``lib/prepare.py`` writes them."""
     paths = []
     for number, original in enumerate(originals):
         data, _, _ = prepare_image(pathlib.Path(original).read_bytes(), constants.VAL_SHORT_SIDE)

@@ -270,9 +270,8 @@ def _find_fault(gradients, wire_dtype, virtual_workers):
 
 def _locate(element, sizes):
     """Array, and element in it, of an element of their concatenation."""
-    ends = np.cumsum(sizes)
-    index = int(np.searchsorted(ends, element, side='right'))
-    return index, int(element - (ends[index] - sizes[index]))
+    return next((index, element - span.start) for index, span in enumerate(_spans(sizes))
+                if element < span.stop)
 
 
 def _listed(ranks):

@@ -36,14 +36,15 @@ def join(mpi_comm, size, dtype):
     Raises:
         ValueError: On every process, if they give different sizes.
     """
+    capacity = min(max(size, 1), _TURN)
+    memory = None
     if mpi_comm.size > 1:
         sizes = mpi_comm.allgather(size)
         if min(sizes) != max(sizes):
             raise ValueError(f'processes send {min(sizes)} to {max(sizes)} elements: expected the same '
                              'parameters on all')
-    capacity = min(max(size, 1), _TURN)
-    n_bytes = max(_TOKEN, (mpi_comm.size + 1) * capacity * np.dtype(dtype).itemsize)
-    memory = _share_memory(mpi_comm, n_bytes) if mpi_comm.size > 1 else None
+        n_bytes = max(_TOKEN, (mpi_comm.size + 1) * capacity * np.dtype(dtype).itemsize)
+        memory = _share_memory(mpi_comm, n_bytes)
     if memory is not None:
         return SharedMemorySum(mpi_comm, capacity, dtype, memory)
     return AllToAllSum(mpi_comm, min(max(size, 1), max(_TURN, _MESSAGE * mpi_comm.size)), dtype)

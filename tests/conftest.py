@@ -74,6 +74,20 @@ def mpirun():
     return run
 
 
+@pytest.fixture(scope='session')
+def assert_on_ranks(mpirun):
+    """``assert_on_ranks(script, ranks, case)``: a case of a script passes; all its cases are run once."""
+    runs = {}
+
+    def check(script, ranks, case):
+        if (script, ranks) not in runs:
+            runs[script, ranks] = mpirun(ranks, script, check=False)
+        done = runs[script, ranks]
+        assert case in done.stdout.split(), done.stdout + done.stderr
+
+    return check
+
+
 @pytest.fixture(params=['compiled', 'NumPy'])
 def both_implementations(request, monkeypatch):
     """``both_implementations(module)`` makes ``module`` use compiled loops in one test, NumPy in the next."""

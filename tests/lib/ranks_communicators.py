@@ -2,12 +2,11 @@
 
 from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
 
-import sys
-import traceback
 from unittest import mock
 
 import chainer
 import numpy as np
+import ranks_cases
 from mpi4py import MPI
 
 from lib import communicators, payload_sum, wire
@@ -218,13 +217,4 @@ CASES = [mean_is_within_the_stated_bound, ranks_hold_the_same_bits,
 
 
 if __name__ == '__main__':
-    for case in CASES:
-        try:
-            case()
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            world.Abort(1)
-        world.Barrier()
-        if world.rank == 0:
-            print(case.__name__, flush=True)
+    ranks_cases.run(CASES)

@@ -1,10 +1,9 @@
 """Run by test_payload_sum on several ranks: each case asserts on every rank, and rank 0 prints its name."""
 
 import os
-import sys
-import traceback
 
 import numpy as np
+import ranks_cases
 from mpi4py import MPI
 
 from lib import payload_sum, wire
@@ -114,13 +113,4 @@ CASES = [processes_of_one_host_share_memory, others_send_the_same_bits, a_turn_i
 
 
 if __name__ == '__main__':
-    for case in CASES:
-        try:
-            case()
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            world.Abort(1)
-        world.Barrier()
-        if world.rank == 0:
-            print(case.__name__, flush=True)
+    ranks_cases.run(CASES)

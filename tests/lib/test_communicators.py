@@ -132,16 +132,12 @@ CASES = ['mean_is_within_the_stated_bound', 'ranks_hold_the_same_bits',
          'nan_is_explained_by_rank_and_parameter', 'overflow_of_a_payload_is_explained',
          'overflow_of_a_sum_is_explained', 'agreement_is_that_of_any_rank',
          'broadcast_copies_parameters_and_persistents', 'broadcast_keeps_names_shapes_dtypes_and_bytes']
-_done = {}
 
 
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('ranks', [2, 3, 4])
-def test_on_ranks(mpirun, ranks, case):
-    if ranks not in _done:
-        _done[ranks] = mpirun(ranks, ROOT / 'tests/lib/ranks_communicators.py', check=False)
-    done = _done[ranks]
-    assert case in done.stdout.split(), done.stdout + done.stderr
+def test_on_ranks(assert_on_ranks, ranks, case):
+    assert_on_ranks('tests/lib/ranks_communicators.py', ranks, case)
 
 
 def test_wrong_sum_of_known_values_is_a_fault(monkeypatch):

@@ -99,8 +99,7 @@ def on_cpu(tmp_path_factory):
     if compiler is None:
         pytest.skip('no C++ compiler')
     folder = tmp_path_factory.mktemp('kernels')
-    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.PACK_KERNEL,
-               wire.MEAN_KERNEL]
+    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.PACK_KERNEL, wire.MEAN_KERNEL]
     (folder / 'kernels.cc').write_text('#include <cmath>\nusing namespace std;\ntypedef float T;\n'
                                        'typedef float W;\n' + ''.join(map(as_function, kernels)))
     subprocess.run([compiler, '-O1', '-ffp-contract=off', '-shared', '-fPIC', 'kernels.cc', '-o',

@@ -1,28 +1,21 @@
 """Sums of payloads over processes, through shared memory and through MPI."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
 from lib import payload_sum
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASES = ['processes_of_one_host_share_memory', 'others_send_the_same_bits',
          'a_turn_is_no_longer_than_what_is_sent', 'different_sizes_are_refused_everywhere',
          'one_process_that_can_not_map_the_memory_sends_all_to_mpi',
          'no_room_on_the_first_process_sends_all_to_mpi',
          'memory_of_another_is_not_taken_for_the_first_process_s', 'no_file_stays_open']
-_done = {}
 
 
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('ranks', [2, 3, 5])
-def test_on_ranks(mpirun, ranks, case):
-    if ranks not in _done:
-        _done[ranks] = mpirun(ranks, ROOT / 'tests/lib/ranks_payload_sum.py', check=False)
-    done = _done[ranks]
-    assert case in done.stdout.split(), done.stdout + done.stderr
+def test_on_ranks(assert_on_ranks, ranks, case):
+    assert_on_ranks('tests/lib/ranks_payload_sum.py', ranks, case)
 
 
 class OneProcess:

@@ -1,4 +1,4 @@
-"""A job survives what happens to it: faults injected into real ranks, by jobs/fault_injection.py."""
+"""A job survives what happens to it: faults injected into real ranks, by jobs/faults/injection.py."""
 
 import collections
 import json
@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from jobs import fault_injection, soak
+from jobs.faults import injection, soak
 from lib import checkpoint
 
 HOST = re.escape(os.uname().nodename)
@@ -89,7 +89,7 @@ def runs(described, folder):
             ['free_disk', 0, 0], ['SIGTERM', 1, 4]])),
         ('forced', described('full at the stop', '--force', '--test')),
     ]
-    done = end_of(fault_injection.start(2, *(run for _, run in named)))
+    done = end_of(injection.start(2, *(run for _, run in named)))
     assert 'Traceback' not in done.err, done.err
     found = re.findall(r'run (\d+) on rank (\d): exit (\d+), iteration (\d+)', done.out)
     results = collections.defaultdict(dict)
@@ -215,7 +215,7 @@ def on_one_process(runs, described, folder):
         checkpoint.path_of(folder / 'wide stopped', iteration).write_bytes(content)
     run = described('wide stopped', '--allreduce-grad-dtype', 'float32', '--virtual-workers', '2', '--resume',
                     'auto')
-    done = subprocess.run([sys.executable, 'train_imagenet.py', *run['options']], cwd=fault_injection.ROOT,
+    done = subprocess.run([sys.executable, 'train_imagenet.py', *run['options']], cwd=injection.ROOT,
                           text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
@@ -246,7 +246,7 @@ def killed(described, folder):
     """A run whose ranks are killed four times: what each start printed."""
     def start(number, last, *faults):
         notes = folder / f'killed {number}'
-        job = fault_injection.start(2, described('killed', '--checkpoint-interval', '1', '--resume', 'auto',
+        job = injection.start(2, described('killed', '--checkpoint-interval', '1', '--resume', 'auto',
                                                  faults=faults, notes=str(notes)))
         return end_of(job, lambda: soak.last_iteration(notes) == last)
 
@@ -296,7 +296,7 @@ def test_random_kills(small_data, tmp_path):
 ])
 def test_one_ranks_fault_ends_the_job(described, folder, kind, rank, iteration, options, message):
     notes = folder / f'notes {kind}'
-    job = fault_injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
+    job = injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
                                              notes=str(notes)))
     end = end_of(job, lambda: not iteration or soak.last_iteration(notes) == iteration - 1)
     assert end.status == 1
@@ -321,7 +321,7 @@ def stopped_well(end, out):
 
 def test_sigusr1_to_mpirun_stops_every_rank_at_the_same_iteration(folder, small_data):
     notes = folder / 'notes mpirun'
-    job = fault_injection.start(2, dict(options=long(folder, small_data, 'mpirun'), notes=str(notes)))
+    job = injection.start(2, dict(options=long(folder, small_data, 'mpirun'), notes=str(notes)))
     assert soak.wait_for(lambda: soak.last_iteration(notes) > 1, 60, job)
     job.send_signal(signal.SIGUSR1)
     end = end_of(job)
@@ -334,7 +334,7 @@ def test_sigusr1_to_mpirun_stops_every_rank_at_the_same_iteration(folder, small_
 def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small_data, name):
     out = folder / f'launched {name}'
     job = subprocess.Popen(
-        ['bash', str(fault_injection.ROOT / 'jobs' / 'launch.sh'), '2', '--',
+        ['bash', str(injection.ROOT / 'jobs' / 'launch.sh'), '2', '--',
          *long(folder, small_data, out.name)], text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env={
             **os.environ, 'PYTHON': sys.executable, 'OMPI_ALLOW_RUN_AS_ROOT': '1',
@@ -355,7 +355,7 @@ def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small
 
 def test_a_directory_that_cannot_be_written_is_said_at_once(described, folder):
     (folder / 'a file').write_text('')
-    end = end_of(fault_injection.start(1, described('a file')))
+    end = end_of(injection.start(1, described('a file')))
     assert end.status == 2
     assert f'--out {folder / "a file"}: cannot be written' in end.err
     assert end.err.count('train_imagenet.py: ') == 1

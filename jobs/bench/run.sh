@@ -3,16 +3,16 @@
 # the optimizer's update, the exchange of gradients on 2 and 4 ranks, and the input. `make bench` runs it.
 # PHOTOGRAPHS, a directory of JPEG files, replaces the generated ones.
 
-JOBS=$(dirname "${BASH_SOURCE[0]}")
-# shellcheck source-path=SCRIPTDIR source=environment.sh
-source "$JOBS/environment.sh"
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source-path=SCRIPTDIR source=../environment.sh
+source jobs/environment.sh
 set_environment "$(nproc)"
 set -e
 
-"$PYTHON" "$JOBS/bench_optimizer.py"
+"$PYTHON" -m jobs.bench.optimizer
 for ranks in 2 4; do
     echo
-    "$MPIRUN" --oversubscribe --bind-to none -np "$ranks" "$PYTHON" "$JOBS/bench_exchange.py"
+    "$MPIRUN" --oversubscribe --bind-to none -np "$ranks" "$PYTHON" -m jobs.bench.exchange
 done
 echo
-"$PYTHON" "$JOBS/bench_input.py" ${PHOTOGRAPHS:+"$PHOTOGRAPHS"}
+"$PYTHON" -m jobs.bench.input ${PHOTOGRAPHS:+"$PHOTOGRAPHS"}

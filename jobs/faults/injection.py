@@ -1,4 +1,4 @@
-"""train_imagenet.py with faults at chosen iterations: what tests and ``soak.py`` beside it start on every rank.
+"""train_imagenet.py with faults at chosen iterations: what tests and ``soak.py`` start on every rank.
 
     mpirun -np 2 python -m jobs.faults.injection '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}]'
 

@@ -46,7 +46,8 @@ def parse(argv=None):
     add = parser.add_argument
     add('train', nargs='?', metavar='TRAIN', help='training images, as train_imagenet.py takes them')
     add('val', nargs='?', metavar='VAL', help='validation images')
-    add('--set', default='short', metavar='SET', help=f'of runs: {", ".join(SETS)} (short)')
+    add('--set', default=next(iter(SETS)), metavar='SET',
+        help=f'of runs: {", ".join(SETS)} ({next(iter(SETS))})')
     add('--arms', metavar='A,A', help='arms to run (all of the set)')
     add('--seeds', type=_seeds, metavar='N,N', help='seeds to run (as the set says)')
     add('--at-a-time', type=_count, default=len(os.sched_getaffinity(0)), metavar='N',

@@ -28,7 +28,7 @@ def draw(evidence, directory):
 def _figure(columns, ratios):
     """A picture of ``columns`` sets, with panels below each other of these heights."""
     from matplotlib import figure
-    picture = figure.Figure(figsize=(max(3.7 * columns, 6.5), 6.2), dpi=110, layout='constrained')
+    picture = figure.Figure(figsize=(max(4.0 * columns, 7.0), 6.2), dpi=110, layout='constrained')
     panels = picture.subplots(len(ratios), columns, squeeze=False, sharex='col', height_ratios=ratios)
     return picture, panels.T
 
@@ -36,39 +36,38 @@ def _figure(columns, ratios):
 def draw_claim(claim, sets):
     """Training loss and validation accuracy over the epochs of the arms of a claim."""
     picture, columns = _figure(len(sets), (1, 1))
-    names = list(dict.fromkeys(arm for name in sets for arm in SETS[name].claim_arms(claim.number)))
+    drawn = []
     for panels, (name, by_arm) in zip(columns, sets.items()):
-        for arm in SETS[name].claim_arms(claim.number):
+        for arm in [arm for arm in SETS[name].claim_arms(claim.number) if by_arm[arm]]:
+            drawn.append(arm)
             for axes, key in zip(panels, (LOSS, VAL_ACCURACY)):
                 curves = [run['log'] for run in by_arm[arm].values()]
-                length = min((len(log[key]) for log in curves), default=0)
-                epochs = curves[0]['epoch'][:length] if curves else []
-                _band(axes, epochs, [[log[key][k] for log in curves] for k in range(length)],
-                      _style(names, arm), marker='.')
-        panels[0].set_title(f'{name}: {SETS[name].what}', fontsize=8)
+                length = min(len(log[key]) for log in curves)
+                _band(axes, curves[0]['epoch'][:length],
+                      [[log[key][k] for log in curves] for k in range(length)], _style(arm), marker='.')
+        panels[0].set_title(f'{name}\n{SETS[name].what}', fontsize=9)
         panels[1].set_xlabel('Epoch')
     columns[0][0].set_ylabel('Training loss')
     columns[0][1].set_ylabel('Validation accuracy')
-    _legend(picture, names)
+    _legend(picture, drawn)
     return picture
 
 
 def draw_transition(claim, sets):
     """Training loss by iteration around the transition from RMSprop to SGD, and the share of SGD (A.1)."""
     picture, columns = _figure(len(sets), (3, 1))
-    names = list(dict.fromkeys(arm for name in sets for arm in SETS[name].transition))
+    drawn = []
     for panels, (name, by_arm) in zip(columns, sets.items()):
-        for arm in SETS[name].transition:
+        for arm in [arm for arm in SETS[name].transition if by_arm[arm]]:
+            drawn.append(arm)
             runs = list(by_arm[arm].values())
-            if not runs:
-                continue
             plan, every = runs[0]['plan'], runs[0]['loss']['every']
             per_epoch = plan['n_train'] / plan['total_batch']
             center, period = plan['beta_center'], plan['beta_period']
             last = min((center + 1.5 * period) * per_epoch, plan['iterations'])
             means = [run['loss']['means'] for run in runs]
             length = min(int(last / every), *map(len, means))
-            style = _style(names, arm)
+            style = _style(arm)
             _band(panels[0], [every * (k + 0.5) for k in range(length)],
                   [[curve[k] for curve in means] for k in range(length)], style)
             options = arguments.parse(shlex.split(runs[0]['command']))
@@ -78,34 +77,36 @@ def draw_transition(claim, sets):
                                         for each in iterations], linewidth=1.5, **style)
             for axes in panels:
                 axes.axvline(center * per_epoch, color='0.6', linestyle=':', linewidth=1, zorder=0)
-        panels[0].set_title(f'{name}: {SETS[name].what}', fontsize=8)
+        panels[0].set_title(f'{name}\n{SETS[name].what}', fontsize=9)
         panels[1].set_xlabel('Iteration')
     columns[0][0].set_ylabel('Training loss')
     columns[0][1].set_ylabel(r'$\alpha_\mathrm{SGD}$')
-    _legend(picture, names)
+    _legend(picture, drawn)
     return picture
 
 
-def _style(names, arm):
-    """One colour for an arm in all columns; of curves that coincide, one shows between the other's dashes."""
-    k = names.index(arm)
-    return {'color': f'C{k % 10}', 'linestyle': STYLES[k % len(STYLES)]}
+def _style(arm):
+    """One colour for an arm in all pictures; of equal curves, one shows between the other's dashes."""
+    first = sorted(SETS.values(), key=lambda declared: not declared.transition)
+    k = list(dict.fromkeys(name for declared in first for name in declared.arms)).index(arm)
+    return {'color': f'C{k % 10}', 'linestyle': STYLES[(k + k // 10) % len(STYLES)]}
 
 
 def _band(axes, x, values, style, marker=None):
     """A line through the means over seeds, in a band of one standard deviation."""
     points = [(mean, deviation or 0) for mean, deviation in map(spread, values)]
-    axes.plot(x, [mean for mean, _ in points], linewidth=1.5, marker=marker, **style)
+    axes.plot(x, [mean for mean, _ in points], linewidth=1.5, marker=marker, markersize=4, **style)
     axes.fill_between(x, [mean - deviation for mean, deviation in points],
                       [mean + deviation for mean, deviation in points], color=style['color'], alpha=0.15,
                       linewidth=0)
     axes.grid(alpha=0.3)
 
 
-def _legend(picture, names):
+def _legend(picture, arms):
     from matplotlib.lines import Line2D
-    handles = [Line2D([], [], label=name, linewidth=1.5, **_style(names, name)) for name in names]
-    picture.legend(handles=handles, loc='outside lower center', ncol=min(len(names), 6), frameon=False)
+    handles = [Line2D([], [], label=arm, linewidth=1.5, **_style(arm)) for arm in dict.fromkeys(arms)]
+    columns = min(len(handles), int(picture.get_figwidth() / 1.9))
+    picture.legend(handles=handles, loc='outside lower center', ncol=columns, frameon=False)
 
 
 def _save(picture, path):

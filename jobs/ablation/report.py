@@ -50,10 +50,11 @@ def compose(results, evidence, drawn):
         'Written by `python -m jobs.ablation --report` from `results/`; `python -m jobs.ablation TRAIN VAL '
         '--set SET` makes what is missing.', remarks['summary'],
         '## Verdicts', verdict_table(evidence),
-        f'In brackets: how many seeds, and of how many comparisons. {RULES} Margins and comparisons were '
-        f'declared before the runs (`jobs/ablation/sets.py`). Margins: {describe_margins()}. Each verdict is '
-        'given at 95 % one-sided, so of twenty one errs by chance. The intervals are about seeds: all runs '
-        'of a set are validated on the same images.',
+        'The main comparison of each claim; in brackets how many seeds, and how many of its comparisons '
+        f'held. {RULES} Margins: {describe_margins()}. They and the comparisons are declared in '
+        '`jobs/ablation/sets.py`, before the runs that count. Each verdict is given at 95 % one-sided, so of '
+        'twenty one errs by chance. The intervals are about seeds: all runs of a set are validated on the '
+        'same images.',
         '## Sets', set_table(evidence), remarks['sets'],
         picture('transition.png', 'Training loss by iteration around the transition from RMSprop to SGD')]
     for claim in CLAIMS:
@@ -114,8 +115,9 @@ def verdict_table(evidence):
                 row.append(NOT_RUN)
                 continue
             n = len(differences(by_arm, comparisons[0]))
-            others = f'; {verdicts.count(HELD)} of {len(verdicts)} held' if len(verdicts) > 1 else ''
-            row.append(f'**{verdicts[0]}** (n = {n}{others})')
+            absent = verdicts.count(NOT_RUN)
+            row.append(f'**{verdicts[0]}** (n = {n}; {verdicts.count(HELD)} of {len(verdicts) - absent} held'
+                       + f', {absent} not run' * (absent > 0) + ')')
         rows.append(row)
     return markdown(['Claim', *(f'`{name}`' for name in evidence)], rows)
 

@@ -4,8 +4,8 @@
 
 Compares this program's exchange, with a float16 and a float32 wire, with ChainerMN's ``naive`` and with one
 bare MPI all-reduce of as many bytes. The candidates take turns; a time is that of the slowest rank, and the
-medians are printed with their ratio to ChainerMN's, below 1 for this program's own. Half a minute on a CPU;
-no other programs are needed.
+medians are printed with their ratio to ChainerMN's, below 1 for this program's own. Takes 10 seconds, on a
+CPU; no other programs are needed.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 The floor is a single C loop over the same arrays, compiled here with ``cc``; without a compiler the ratios
 are to Chainer's MomentumSGD. Times are CPU times and the candidates take turns, because other programs may be
-running; printed are medians, of the times and of the ratios within a turn. Half a minute; expect 1.2 to 1.3
-times the floor. No other programs are needed.
+running; printed are medians, of the times and of the ratios within a turn. Takes 10 seconds; expect
+1.0 to 1.3 times the floor. No other programs are needed.
 """
 
 import argparse

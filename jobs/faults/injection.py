@@ -5,7 +5,7 @@
 Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
 this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
 and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done. Pictures,
-which take a second each, are drawn if ``pictures`` is true.
+which take a second each, are drawn if ``pictures`` is true. A run takes seconds.
 Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
 each run and ends with that of the last.
 """

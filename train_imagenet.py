@@ -148,7 +148,8 @@ def train(args, stack, stop_request):
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
     start = found.iteration if found else 0
     if args.initmodel and not found:
-        first(checkpoint.load_model, args.initmodel, model)
+        first(checkpoint.load_model, args.initmodel, model,
+              lambda line: print(line, file=sys.stderr, flush=True))
     communicators.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = make_optimizer(plan, model)

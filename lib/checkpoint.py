@@ -3,7 +3,7 @@
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
 * ``model/...`` and ``optimizer/...``: parameters, persistent values and the optimizer's state, by the paths
-  Chainer gives them, and whatever other arrays the caller adds;
+  Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is :mod:`lib.file_format`'s;
 * ``description``: a JSON text (0-d Unicode array) about the job and where it stands;
 * ``sha256``: the digest of the name, dtype, shape and bytes of every other entry.
 
@@ -27,6 +27,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
+from lib import file_format
 from lib.errors import UserError
 
 _DIRECTORY = 'checkpoint'
@@ -134,15 +135,17 @@ def read(path):
     """Reads a checkpoint and verifies all of it.
 
     Returns:
-        tuple: ``(arrays, description)``, as given to :func:`write`.
+        tuple: ``(arrays, description)``, as given to :func:`write`; arrays that an earlier version wrote have
+        today's names.
 
     Raises:
+        UserError: A newer version wrote it.
         DamagedCheckpoint: Whatever is wrong with the file: missing, unreadable, cut short, changed, or not
             a checkpoint.
     """
     arrays = {}
     description = _scan(path, arrays.__setitem__)
-    return arrays, description
+    return file_format.to_current(path, arrays, prefix='model/'), description
 
 
 def _is_valid(path):
@@ -528,13 +531,20 @@ def save_model(path, model):
             _write_member(archive, name, arrays[name])
 
 
-def load_model(path, model):
+def load_model(path, model, report=lambda line: None):
     """Loads weights written by :func:`save_model` or ``chainer.serializers.save_npz``, without unpickling.
 
-    Values are cast to the model's dtypes (float32 weights into a float16 network).
+    Values are cast to the model's dtypes (float32 weights into a float16 network). Weights without a format
+    get today's names: see :func:`lib.file_format.to_current`.
+
+    Args:
+        path: File.
+        model (chainer.Link): Network to fill.
+        report (callable): Called with one line if names of the file are not today's.
 
     Raises:
-        UserError: The file is missing or no weights file, or its weights are another network's.
+        UserError: The file is missing, no weights file or a newer version's, or its weights are another
+            network's.
     """
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
@@ -543,6 +553,7 @@ def load_model(path, model):
         reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f'{path}: not a weights file ({reason}); expected an .npz as a run leaves it in '
                         'model.npz') from error
+    arrays = file_format.to_current(path, arrays, report=report)
     differences = _differences(arrays, _model_values(model), same_dtype=False)
     if differences:
         raise UserError(f'{path}: weights of another network: {differences}; '

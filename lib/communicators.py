@@ -346,7 +346,8 @@ def _known_values(rank):
     """What ``rank`` adds in ``check_sum``: uint8 ``(_N_KNOWN,)``.
 
     Up to 255, so that float32 holds the sums of any of 2^16 ranks exactly, in whatever order rings and trees
-    add them. Odd, so that every element's sum misses a rank that is lost, and random, so that it is no other's.
+    add them. Odd, so that a rank too few shows in every element; random, so that no rank or element stands
+    for another.
     """
     return np.random.Philox(key=rank).random_raw(_N_KNOWN // 8).view(np.uint8) | 1
 

@@ -381,6 +381,24 @@ def broadcast_arrays(comm, arrays):
     return {name: part.view(dtype).reshape(shape) for part, (name, dtype, shape) in zip(parts, layout)}
 
 
+def gather_rows(comm, rows):
+    """Stack the rows of all processes on rank 0, in the order of the ranks.
+
+    One process after the other: a gather of a row for each of ten thousand workers is more than MPI counts.
+
+    Args:
+        comm: ChainerMN communicator.
+        rows (numpy.ndarray): ``(K, S)``; K may differ between processes.
+
+    Returns:
+        numpy.ndarray: On rank 0; None on the others.
+    """
+    if comm.rank != 0:
+        comm.mpi_comm.send(rows, 0)
+        return None
+    return np.concatenate([rows, *(comm.mpi_comm.recv(source=rank) for rank in range(1, comm.size))])
+
+
 def broadcast_model(comm, model):
     """Make parameters and persistent values equal to rank 0's on every process, through the host.
 

@@ -132,7 +132,8 @@ CASES = ['mean_is_within_the_stated_bound', 'ranks_hold_the_same_bits',
          'finite_mean_is_called_finite_everywhere',
          'nan_is_explained_by_rank_and_parameter', 'overflow_of_a_payload_is_explained',
          'overflow_of_a_sum_is_explained', 'agreement_is_that_of_any_rank',
-         'broadcast_copies_parameters_and_persistents', 'broadcast_keeps_names_shapes_dtypes_and_bytes']
+         'broadcast_copies_parameters_and_persistents', 'broadcast_keeps_names_shapes_dtypes_and_bytes',
+         'rows_of_all_ranks_are_gathered_in_their_order']
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -19,9 +19,7 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-import numpy as np
-
-from lib import (
+from lib import (  # before NumPy: see lib.run.environment
     arguments,
     checkpoint,
     constants,
@@ -75,6 +73,7 @@ def show_plan(args):
 def make_plan(args, n_train, n_val, n_class, data, workers):
     """The plan that follows from the options and the data, and the network that it is about."""
     import chainer
+    import numpy as np
 
     import models
     from lib.batch_statistics import BatchStatistics
@@ -155,11 +154,13 @@ def train(args, stack, stop_request):
     optimizer = make_optimizer(plan, model)
     statistics = BatchStatistics(model, plan.virtual_workers)
 
-    weights = os.path.join(args.out, output.WEIGHTS)
+    weights, mark = (os.path.join(args.out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
     if start >= plan.iterations:
         if not first(os.path.exists, weights):  # stopped between the last checkpoint and the weights
             checkpoint.restore(found.arrays, model, optimizer)
-            first(save_weights, weights, model)
+            first(write_last, weights, checkpoint.save_model, model)
+        if not first(os.path.exists, mark):
+            first(write_last, mark, output.write_line, summary.describe(plan, found.description['log']))
         say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
         return errors.EXIT_FINISHED
     hardware = devices.describe(device, comm)
@@ -167,6 +168,7 @@ def train(args, stack, stop_request):
                          hardware, *devices.notes(communicator)]))
 
     # Training.
+    first(output.clear, args.out, [errors.FINISHED_MARK])
     images = job_input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
     batches = everyone(images.training_batches, start)
     timer = timing.Timer(communicator == 'pure_nccl')
@@ -189,8 +191,10 @@ def train(args, stack, stop_request):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         say(comm, f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    first(save_weights, weights, model)
-    say(comm, summary.describe(plan, trainer.get_extension('LogReport').log))
+    first(write_last, weights, checkpoint.save_model, model)
+    told = summary.describe(plan, trainer.get_extension('LogReport').log)
+    say(comm, told)
+    first(write_last, mark, output.write_line, told)
     return errors.EXIT_FINISHED
 
 
@@ -207,10 +211,10 @@ def attempt(function):
     return lambda: result
 
 
-def save_weights(path, model):
-    """Write ``model.npz``; the model is bound to its averaged statistics after the last iteration."""
+def write_last(path, write, content):
+    """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
     try:
-        checkpoint.save_model(path, model)
+        write(path, content)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
                         '--resume auto, which writes it from the last checkpoint') from None

@@ -6,11 +6,12 @@ import os
 import sys
 
 from lib import checkpoint
-from lib.errors import UserError
+from lib.errors import FINISHED_MARK, UserError
 
 # What a run leaves, besides its checkpoints.
 WEIGHTS = 'model.npz'
-FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png')
+FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
+         FINISHED_MARK)
 
 
 def prepare(out, resume, force):
@@ -41,6 +42,7 @@ def prepare(out, resume, force):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
+        clear(out, [FINISHED_MARK])
         checkpoint.remove_all(out)
 
 
@@ -49,9 +51,9 @@ def _continues(resume, out):
     return resume == 'auto' or os.path.realpath(resume).startswith(os.path.realpath(out) + os.sep)
 
 
-def clear(out):
+def clear(out, names=FILES):
     """Remove what an earlier run has left, when another starts afresh in its place."""
-    for name in FILES:
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, name))
 
@@ -67,6 +69,11 @@ def write(path, save, mode='w'):
     with open(f'{path}.tmp', mode) as file:
         save(file)
     os.replace(f'{path}.tmp', path)
+
+
+def write_line(path, text):
+    """Write a text and the end of its line, as ``write`` does."""
+    write(path, lambda file: file.write(f'{text}\n'))
 
 
 def write_json(path, value):

@@ -17,7 +17,7 @@ LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 
             'validation/main/accuracy', 'lr', 'alpha_sgd', 'alpha_rmsprop', 'images_per_sec',
             'iteration_time', 'allreduce_time', 'data_time'}
 OUTPUT = {'log', 'plan.json', 'timing.csv', 'checkpoint', 'model.npz', 'loss.png', 'accuracy.png',
-          'schedule.png'}
+          'schedule.png', 'finished'}
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,6 +84,24 @@ def test_resuming_a_finished_run_says_so_and_writes_lost_weights_again(train_int
     done = train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
     assert 'finished already' in done.stdout
     assert (finished[0] / 'model.npz').read_bytes() == weights
+
+
+def test_the_mark_of_the_end_holds_the_summary_and_comes_back_with_a_resume(train_into, finished):
+    mark = finished[0] / 'finished'
+    assert mark.read_text() in finished[1] and mark.read_text().startswith('accuracy')
+    told = mark.read_bytes()
+    mark.unlink()
+    train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
+    assert mark.read_bytes() == told
+
+
+def test_a_run_that_did_not_finish_has_no_mark_not_even_an_earlier_one(train, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'finished').write_text('of an earlier run\n')
+    # An overflow of float16 ends the training in its first iteration.
+    done = train(2, '-B', '8', '-E', '1', '--force', '--loss-scale', '1e9', check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / 'out' / 'finished').exists()
 
 
 def test_resuming_another_job_spells_out_the_differences(train_into, finished):

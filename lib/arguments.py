@@ -124,7 +124,7 @@ def _parser():
     add = group.add_argument
     add('-o', '--out', default='result', help='output directory')
     add('-r', '--resume', metavar='{auto,PATH}',
-        help='continue; auto takes the newest valid checkpoint in --out, or starts afresh')
+        help='continue; auto takes the newest valid checkpoint in --out, or starts afresh where there is none')
     add('--force', action='store_true', help='reuse a non-empty --out; removes the old run\'s checkpoints')
     add('--checkpoint-interval', metavar='N', type=_integer(1),
         help='iterations between checkpoints, besides one per epoch')

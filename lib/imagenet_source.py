@@ -242,8 +242,8 @@ def _check_class_names(origin, names):
     """A class becomes a folder of the copy, and must not become one anywhere else."""
     for name in names:
         if name in ('.', '..') or '/' in name or '\\' in name or _CONTROL.search(name):
-            raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give it '
-                            'a name without separators and control characters, other than . and ..')
+            raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give '
+                            'it one without separators and control characters, other than . and ..')
 
 
 def _read_text(path):

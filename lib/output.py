@@ -41,7 +41,11 @@ def prepare(out, resume, force):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
-        checkpoint.remove_all(out)
+        try:
+            checkpoint.remove_all(out)
+        except OSError as error:
+            raise UserError(f'--out {out}: its checkpoints cannot be removed ({error.strerror}); see to its '
+                            'permissions or choose another directory') from None
 
 
 def _continues(resume, out):

@@ -29,6 +29,16 @@ def test_force_removes_the_old_runs_checkpoints(tmp_path):
     assert checkpoint.list_checkpoints(tmp_path) == []
 
 
+def test_checkpoints_that_cannot_be_removed_are_the_users_to_mend(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied')
+
+    checkpoint.write(checkpoint.path_of(tmp_path, 3), {}, {})
+    monkeypatch.setattr(checkpoint, '_remove', refuse)
+    with pytest.raises(UserError, match='cannot be removed.*Permission denied'):
+        output.prepare(tmp_path, resume=None, force=True)
+
+
 def test_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file/out'):

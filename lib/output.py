@@ -7,6 +7,7 @@ import sys
 
 from lib import checkpoint
 from lib.errors import UserError
+from lib.run import lock
 
 # What a run leaves, besides its checkpoints.
 WEIGHTS = 'model.npz'
@@ -27,7 +28,7 @@ def prepare(out, resume, force):
     probe = os.path.join(out, f'.writable-{os.getpid()}')
     try:
         os.makedirs(out, exist_ok=True)
-        entries = os.listdir(out)
+        entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
         try:
             with open(probe, 'wb') as file:
                 file.write(b'\0' * 4096)

@@ -4,6 +4,7 @@ import pytest
 
 from lib import checkpoint, output
 from lib.errors import UserError
+from lib.run import lock
 
 
 def test_missing_directory_is_made(tmp_path):
@@ -16,6 +17,11 @@ def test_directory_of_another_run_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match='not empty.*log.*--resume auto.*--force'):
         output.prepare(tmp_path, resume=None, force=False)
     assert (tmp_path / 'log').read_text() == '[]'
+
+
+def test_lock_of_this_run_does_not_make_the_directory_another_ones(tmp_path):
+    with lock.hold(tmp_path):
+        output.prepare(tmp_path, resume=None, force=False)
 
 
 def test_run_is_continued_when_asked(tmp_path):

@@ -33,6 +33,7 @@ from lib import (  # before NumPy: see lib.run.environment
 from lib.errors import TrainingFault, UserError
 from lib.loader import ImagePool
 from lib.plan import Plan
+from lib.run import lock
 from lib.signals import StopRequest
 
 # Length of --test: training, and validation of every process.
@@ -142,6 +143,8 @@ def train(args, stack, stop_request):
                             workers=comm.size * args.virtual_workers)
     versions = faults.versions()
     faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    everyone(lambda: world.rank == 0 and stack.enter_context(
+        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     first(output.prepare, args.out, args.resume, args.force)
 
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None

@@ -155,7 +155,8 @@ launch() {
     status=$?
     while [[ $status == "$EXIT_STOPPED" && -z $ASKED ]]; do
         echo 'launch: stopped with a checkpoint, and nobody asked this script: starting again' >&2
-        _run "${command[@]}" ${training[@]+"${training[@]}"} --resume auto
+        # A rank 0 that was cut off holds --out until it ends itself.
+        _run "${command[@]}" ${training[@]+"${training[@]}"} --resume auto --wait
         status=$?
     done
     # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10):

@@ -7,6 +7,7 @@ import sys
 
 from lib import checkpoint
 from lib.errors import FINISHED_MARK, UserError
+from lib.run import lock
 
 # What a run leaves, besides its checkpoints.
 WEIGHTS = 'model.npz'
@@ -28,7 +29,7 @@ def prepare(out, resume, force):
     probe = os.path.join(out, f'.writable-{os.getpid()}')
     try:
         os.makedirs(out, exist_ok=True)
-        entries = os.listdir(out)
+        entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
         try:
             with open(probe, 'wb') as file:
                 file.write(b'\0' * 4096)
@@ -42,8 +43,12 @@ def prepare(out, resume, force):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
-        clear(out, [FINISHED_MARK])
-        checkpoint.remove_all(out)
+        try:
+            clear(out, [FINISHED_MARK])
+            checkpoint.remove_all(out)
+        except OSError as error:
+            raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '
+                            'permissions or choose another directory') from None
 
 
 def _continues(resume, out):

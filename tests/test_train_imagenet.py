@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -102,6 +103,26 @@ def test_a_run_that_did_not_finish_has_no_mark_not_even_an_earlier_one(train, tm
     done = train(2, '-B', '8', '-E', '1', '--force', '--loss-scale', '1e9', check=False)
     assert done.returncode == 1
     assert not (tmp_path / 'out' / 'finished').exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which('setpriv') is None, reason='root may read everything')
+@pytest.mark.parametrize('denied', ['checkpoint/iteration-00000010.npz', 'checkpoint'])
+def test_checkpoints_without_permission_end_the_resume_and_stay(finished, small_data, tmp_path, denied):
+    out = tmp_path / 'out'
+    shutil.copytree(finished[0], out)
+    before = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    mode = (out / denied).stat().st_mode
+    (out / denied).chmod(0)
+    as_user = ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--inh-caps=-all']
+    command = [sys.executable, 'train_imagenet.py', *small_data, '--arch', 'resnet8', '--insize', '16', '-j',
+               '0', '-B', '8', '-E', '2', '--virtual-workers', '2', '-o', out, '--resume', 'auto']
+    done = subprocess.run([*(as_user if os.getuid() == 0 else []), *command], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+    (out / denied).chmod(mode)
+    assert done.returncode == 2
+    line, = done.stderr.splitlines()
+    assert f'{denied}: cannot be read now (Permission denied)' in line
+    assert {path: path.read_bytes() for path in out.rglob('*') if path.is_file()} == before
 
 
 def test_resuming_another_job_spells_out_the_differences(train_into, finished):

@@ -124,10 +124,10 @@ def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_p
     process.communicate(timeout=30)
     assert process.returncode == 0
     first, *others = lines(tmp_path / 'calls')
-    assert '--force' in first and '--resume' not in first
+    assert '--force' in first and '--resume' not in first and '--wait' not in first
     assert len(others) == 2
     for call in others:
-        assert call.endswith('--epoch 3 --resume auto') and '--force' not in call
+        assert call.endswith('--epoch 3 --resume auto --wait') and '--force' not in call
 
 
 @pytest.mark.parametrize('status', [0, 1, 2, 134])
@@ -269,6 +269,15 @@ def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert 'told' in out
+
+
+@pytest.mark.parametrize('count, waits', [(None, False), ('0', False), ('2', True)])
+def test_requeued_job_waits_for_what_the_earlier_one_left_behind(count, waits, fake):
+    env = {**fake(), 'DRY_RUN': '1', **({} if count is None else {'SLURM_RESTART_COUNT': count})}
+    process = start(env, '--seed', '3', script='paper_1024.slurm', cwd=JOBS.parent)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert ('--seed 3 --wait' in out) == waits
 
 
 def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):

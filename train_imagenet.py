@@ -19,9 +19,7 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-import numpy as np
-
-from lib import (
+from lib import (  # before NumPy: see lib.run.environment
     arguments,
     checkpoint,
     constants,
@@ -35,6 +33,7 @@ from lib import (
 from lib.errors import TrainingFault, UserError
 from lib.loader import ImagePool
 from lib.plan import Plan
+from lib.run import lock
 from lib.signals import StopRequest
 
 # Length of --test: training, and validation of every process.
@@ -75,6 +74,7 @@ def show_plan(args):
 def make_plan(args, n_train, n_val, n_class, data, workers):
     """The plan that follows from the options and the data, and the network that it is about."""
     import chainer
+    import numpy as np
 
     import models
     from lib.batch_statistics import BatchStatistics
@@ -143,22 +143,27 @@ def train(args, stack, stop_request):
                             workers=comm.size * args.virtual_workers)
     versions = faults.versions()
     faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    everyone(lambda: world.rank == 0 and stack.enter_context(
+        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     first(output.prepare, args.out, args.resume, args.force)
 
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
     start = found.iteration if found else 0
     if args.initmodel and not found:
-        first(checkpoint.load_model, args.initmodel, model)
+        first(checkpoint.load_model, args.initmodel, model,
+              lambda line: print(line, file=sys.stderr, flush=True))
     communicators.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = make_optimizer(plan, model)
     statistics = BatchStatistics(model, plan.virtual_workers)
 
-    weights = os.path.join(args.out, output.WEIGHTS)
+    weights, mark = (os.path.join(args.out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
     if start >= plan.iterations:
         if not first(os.path.exists, weights):  # stopped between the last checkpoint and the weights
             checkpoint.restore(found.arrays, model, optimizer)
-            first(save_weights, weights, model)
+            first(write_last, weights, checkpoint.save_model, model)
+        if not first(os.path.exists, mark):
+            first(write_last, mark, output.write_line, summary.describe(plan, found.description['log']))
         say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
         return errors.EXIT_FINISHED
     hardware = devices.describe(device, comm)
@@ -166,6 +171,7 @@ def train(args, stack, stop_request):
                          hardware, *devices.notes(communicator)]))
 
     # Training.
+    first(output.clear, args.out, [errors.FINISHED_MARK])
     images = job_input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
     batches = everyone(images.training_batches, start)
     timer = timing.Timer(communicator == 'pure_nccl')
@@ -188,8 +194,10 @@ def train(args, stack, stop_request):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         say(comm, f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    first(save_weights, weights, model)
-    say(comm, summary.describe(plan, trainer.get_extension('LogReport').log))
+    first(write_last, weights, checkpoint.save_model, model)
+    told = summary.describe(plan, trainer.get_extension('LogReport').log)
+    say(comm, told)
+    first(write_last, mark, output.write_line, told)
     return errors.EXIT_FINISHED
 
 
@@ -206,10 +214,10 @@ def attempt(function):
     return lambda: result
 
 
-def save_weights(path, model):
-    """Write ``model.npz``; the model is bound to its averaged statistics after the last iteration."""
+def write_last(path, write, content):
+    """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
     try:
-        checkpoint.save_model(path, model)
+        write(path, content)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
                         '--resume auto, which writes it from the last checkpoint') from None

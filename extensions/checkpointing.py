@@ -54,7 +54,7 @@ class Checkpointing(training.Extension):
         sums = mpi_comm.gather(self._job_log.sums)
         rows = None
         if self._plan.recipe.bn_statistics == 'moving':
-            rows = mpi_comm.gather(self._statistics.rows_on_host())
+            rows = communicators.gather_rows(self._comm, self._statistics.rows_on_host())
         if self._comm.rank == 0:
             self._submit(trainer, sums, rows)
         if trainer.updater.stopping:
@@ -69,7 +69,7 @@ class Checkpointing(training.Extension):
         arrays = checkpoint.flatten(self._model, self._optimizer)
         arrays['log/sums'] = np.stack(sums)
         if rows is not None:
-            arrays['workers/statistics'] = np.concatenate(rows)
+            arrays['workers/statistics'] = rows
         description = {
             'job': self._plan.identity(), 'iteration': iteration, 'epoch': trainer.updater.epoch_detail,
             'elapsed_time': trainer.elapsed_time, 'log': list(self._job_log.log), 'versions': self._versions,

@@ -3,7 +3,7 @@
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
 * ``model/...`` and ``optimizer/...``: parameters, persistent values and the optimizer's state, by the paths
-  Chainer gives them, and whatever other arrays the caller adds;
+  Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is :mod:`lib.file_format`'s;
 * ``description``: a JSON text (0-d Unicode array) about the job and where it stands;
 * ``sha256``: the digest of the name, dtype, shape and bytes of every other entry.
 
@@ -12,6 +12,7 @@ It is written under a temporary name, flushed to the disk and renamed, so that a
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
+from lib import file_format
 from lib.errors import UserError
 
 _DIRECTORY = 'checkpoint'
@@ -35,6 +37,8 @@ _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'
 _CHUNK = 1 << 20
+# What the system says of a path, or of a place in a file, that is wrong: no time will mend it.
+_WRONG_FILE = {None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL}
 
 
 class DamagedCheckpoint(UserError):
@@ -48,6 +52,19 @@ class DamagedCheckpoint(UserError):
 
     def __reduce__(self):
         return type(self), (self.path, self.reason)
+
+
+class UnreadableCheckpoint(UserError):
+    """A file that cannot be read now and may be whole: no permission, an I/O error, no memory."""
+
+
+def _unreadable(path, error):
+    return UnreadableCheckpoint(f'{path}: cannot be read now ({_reason(error)}) and is left as it is; see '
+                                'that it can be, or resume from another checkpoint with --resume PATH')
+
+
+def _reason(error):
+    return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 # Files
@@ -134,23 +151,17 @@ def read(path):
     """Reads a checkpoint and verifies all of it.
 
     Returns:
-        tuple: ``(arrays, description)``, as given to :func:`write`.
+        tuple: ``(arrays, description)``, as given to :func:`write`; arrays that an earlier version wrote have
+        today's names.
 
     Raises:
-        DamagedCheckpoint: Whatever is wrong with the file: missing, unreadable, cut short, changed, or not
-            a checkpoint.
+        UserError: A newer version wrote it.
+        DamagedCheckpoint: Whatever is wrong with the file: missing, cut short, changed, or not a checkpoint.
+        UnreadableCheckpoint: The system does not let it be read now.
     """
     arrays = {}
     description = _scan(path, arrays.__setitem__)
-    return arrays, description
-
-
-def _is_valid(path):
-    try:
-        _scan(path, lambda name, array: None)
-    except DamagedCheckpoint:
-        return False
-    return True
+    return file_format.to_current(path, arrays, prefix='model/'), description
 
 
 def _scan(path, keep):
@@ -159,9 +170,12 @@ def _scan(path, keep):
         return _scan_unguarded(path, keep)
     except FileNotFoundError:
         raise DamagedCheckpoint(path, 'no such file') from None
-    except Exception as error:  # a damaged file may raise anything, MemoryError included
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-        raise DamagedCheckpoint(path, reason.splitlines()[0]) from error
+    except Exception as error:  # a damaged file may raise anything
+        # zipfile takes an I/O error in the search for its directory for a file that has none.
+        cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
+        if isinstance(cause, MemoryError) or isinstance(cause, OSError) and cause.errno not in _WRONG_FILE:
+            raise _unreadable(path, cause) from error
+        raise DamagedCheckpoint(path, _reason(error)) from error
 
 
 def _scan_unguarded(path, keep):
@@ -177,7 +191,7 @@ def _scan_unguarded(path, keep):
         if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', f'{_DIGEST}.npy'} <= set(names):
             raise ValueError('not written by this program')
         for info in sorted(archive.infolist(), key=lambda info: info.filename[:-len('.npy')]):
-            name, array = _read_member(archive, info)
+            name, array = _read_member(archive, info, status.st_size)
             if name != _DIGEST:
                 _digest_entry(digest, name, array)
             if name in (_DESCRIPTION, _DIGEST):
@@ -189,11 +203,13 @@ def _scan_unguarded(path, keep):
     return json.loads(texts[_DESCRIPTION])
 
 
-def _read_member(archive, info):
-    """Name and array of one entry; allocates no more than the archive says it holds."""
+def _read_member(archive, info, size):
+    """Name and array of one entry; allocates no more than the archive, of ``size`` bytes, can hold."""
     name, extension = os.path.splitext(info.filename)
     if extension != '.npy' or info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f'{info.filename}: not an uncompressed array')
+    if info.file_size > size:
+        raise ValueError(f'{info.filename}: larger than the file')
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,
@@ -245,29 +261,50 @@ def newest_valid(out, report):
         report (callable): Called with one line for each damaged checkpoint passed over.
 
     Returns:
-        tuple: ``(path, arrays, description)``; ``None`` if there is no valid checkpoint.
+        tuple: ``(path, arrays, description)``; ``None`` if there is no checkpoint.
+
+    Raises:
+        UserError: There are checkpoints, and all are damaged, or the newest that is not damaged cannot be
+            read now.
     """
-    for path in list_checkpoints(out):
+    try:
+        paths = list_checkpoints(out)
+    except OSError as error:
+        raise _unreadable(pathlib.Path(out) / _DIRECTORY, error) from error
+    for path in paths:
         try:
             return (path, *read(path))
         except DamagedCheckpoint as error:
             report(f'passing over {path}: {error.reason}')
+    if paths:
+        raise UserError(f'{paths[0].parent}: none of its checkpoints ({len(paths)}) is valid; start over '
+                        'with --force, which removes them, or choose another --out')
     return None
 
 
 def prune(out, keep):
     """Removes all but the newest ``keep`` checkpoints, and temporary files whose writer is dead.
 
-    If all of those are damaged, the newest valid one stays as well: the only valid checkpoint is never
-    removed. That means reading one file, normally the one written last.
+    If all of those are damaged, the newest valid one stays as well, and all that are newer than that one and
+    cannot be read now: what may be the only valid checkpoint is never removed. That means reading one file,
+    normally the one written last.
     """
     if keep < 1:
         raise ValueError(f'keep={keep}: at least 1')
     paths = list_checkpoints(out)
     if len(paths) > keep:
-        valid = next((path for path in paths if _is_valid(path)), None)
+        spared = set()
+        for path in paths:
+            try:
+                _scan(path, lambda name, array: None)
+                spared.add(path)
+                break
+            except UnreadableCheckpoint:
+                spared.add(path)
+            except DamagedCheckpoint:
+                pass
         for path in paths[keep:]:
-            if path != valid:
+            if path not in spared:
                 _remove(path)
     _remove_temporaries(out)
 
@@ -528,21 +565,29 @@ def save_model(path, model):
             _write_member(archive, name, arrays[name])
 
 
-def load_model(path, model):
+def load_model(path, model, report=lambda line: None):
     """Loads weights written by :func:`save_model` or ``chainer.serializers.save_npz``, without unpickling.
 
-    Values are cast to the model's dtypes (float32 weights into a float16 network).
+    Values are cast to the model's dtypes (float32 weights into a float16 network). Weights without a format
+    get today's names: see :func:`lib.file_format.to_current`.
+
+    Args:
+        path: File.
+        model (chainer.Link): Network to fill.
+        report (callable): Called with one line if names of the file are not today's.
 
     Raises:
-        UserError: The file is missing or no weights file, or its weights are another network's.
+        UserError: The file is missing, no weights file or a newer version's, or its weights are another
+            network's.
     """
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
     except Exception as error:  # a damaged file may raise anything
-        reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         raise UserError(f'{path}: not a weights file ({reason}); expected an .npz as a run leaves it in '
                         'model.npz') from error
+    arrays = file_format.to_current(path, arrays, report=report)
     differences = _differences(arrays, _model_values(model), same_dtype=False)
     if differences:
         raise UserError(f'{path}: weights of another network: {differences}; '

@@ -8,6 +8,7 @@ shortcuts are those of :mod:`models.resnet50`.
 import chainer
 import chainer.functions as F
 
+from lib import file_format
 from models.resnet50 import batch_normalization, classifier, convolution, shortcut, stage
 
 
@@ -64,6 +65,10 @@ class SmallResNet(chainer.Chain):
         h = F.relu(self.bn1(self.conv1(h)))
         h = self.res4(self.res3(self.res2(h)))
         return self.fc(F.average(h, axis=(2, 3)))
+
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        file_format.mark(serializer)
 
 
 class ResNet8(SmallResNet):

@@ -149,7 +149,8 @@ class Fleet:
         self._processes.discard(process)
         text = output.read_text()
         diverged = re.search(r'^train_imagenet\.py: iteration (\d+): ', text, re.MULTILINE)
-        if status == errors.EXIT_FINISHED or (status == errors.EXIT_FAULT and diverged):
+        finished = status == errors.EXIT_FINISHED and (out / errors.FINISHED_MARK).exists()
+        if finished or (status == errors.EXIT_FAULT and diverged):
             return read_run(training.name, training.seed, training.command, out,
                             int(diverged.group(1)) if status else None, commits.read_text().splitlines())
         if self.stopping:

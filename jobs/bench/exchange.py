@@ -8,12 +8,13 @@ medians are printed with their ratio to ChainerMN's, below 1 for this program's 
 CPU; no other programs are needed.
 """
 
-import argparse
+import argparse  # noqa: I001  (lib before NumPy)
 import time
+
+from lib import communicators
 
 import numpy as np
 
-from lib import communicators
 from models import ResNet50
 
 _BASELINE = 'ChainerMN naive'

@@ -6,7 +6,8 @@
 
 # shellcheck source-path=SCRIPTDIR source=../environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
-set_environment "$(nproc)"
+set_environment
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 set -e
 PHOTOGRAPHS=${PHOTOGRAPHS:+$(realpath "$PHOTOGRAPHS")}
 cd "$ROOT"

@@ -22,7 +22,7 @@ import tempfile
 import time
 
 from jobs.faults import injection
-from lib import checkpoint, sample_set
+from lib import checkpoint, errors, sample_set
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -133,7 +133,7 @@ class Soak:
         job = self._start(self.uninterrupted)
         wait_for(lambda: last_iteration(self._notes), 600, job)
         start_up = time.monotonic() - began
-        self._expect_success(job)
+        self._expect_success(job, self.uninterrupted)
         iteration = (time.monotonic() - began - start_up) / last_iteration(self._notes)
         self._report(COLUMNS.format('kill', 'target', 'at', 'lost', 'gone', 'then'))
 
@@ -141,7 +141,7 @@ class Soak:
         for number in range(kills):
             newest = self._kill_once(number, newest, start_up, iteration)
         job = self._start(self.out)
-        self._check_resumed(self._expect_success(job), newest)
+        self._check_resumed(self._expect_success(job, self.out), newest)
         found = differences(self.out, self.uninterrupted)
         if found:
             self.problems.append(f'not the uninterrupted run: {", ".join(found)} differ')
@@ -149,10 +149,10 @@ class Soak:
             self.problems.append('the half-written file of a killed process was not removed')
         return self
 
-    def _expect_success(self, job):
+    def _expect_success(self, job, folder):
         out, err = job.communicate()
-        if job.returncode:
-            raise RuntimeError(f'exit status {job.returncode}\n{out}\n{err}')
+        if job.returncode or not (folder / errors.FINISHED_MARK).exists():
+            raise RuntimeError(f'not finished, exit status {job.returncode}\n{out}\n{err}')
         return out + err
 
     def _kill_once(self, number, newest, start_up, iteration):

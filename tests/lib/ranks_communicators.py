@@ -207,13 +207,25 @@ def broadcast_keeps_names_shapes_dtypes_and_bytes():
         assert (received[name] == array).all()
 
 
+def rows_of_all_ranks_are_gathered_in_their_order():
+    comm = communicators.create_communicator('naive')
+    rows = np.full((1 + world.rank % 2, 5), world.rank, np.float32)
+    gathered = communicators.gather_rows(comm, rows)
+    if world.rank == 0:
+        assert gathered.dtype == np.float32
+        assert gathered.tolist() == [[rank] * 5 for rank in range(P) for _ in range(1 + rank % 2)]
+    else:
+        assert gathered is None
+
+
 CASES = [mean_is_within_the_stated_bound, ranks_hold_the_same_bits,
          exchange_gives_the_bits_of_the_pure_functions, between_hosts_it_gives_the_same_bits,
          fewer_elements_than_ranks, missing_gradient_counts_as_zero,
          split_communicators_average_their_own_ranks, finite_mean_is_called_finite_everywhere,
          nan_is_explained_by_rank_and_parameter,
          overflow_of_a_payload_is_explained, overflow_of_a_sum_is_explained, agreement_is_that_of_any_rank,
-         broadcast_copies_parameters_and_persistents, broadcast_keeps_names_shapes_dtypes_and_bytes]
+         broadcast_copies_parameters_and_persistents, broadcast_keeps_names_shapes_dtypes_and_bytes,
+         rows_of_all_ranks_are_gathered_in_their_order]
 
 
 if __name__ == '__main__':

@@ -38,6 +38,8 @@ diverges = option('--transition') == os.environ.get('DIVERGES')
 (out / 'log').write_text(json.dumps(log[:1] if diverges else log))
 rows = ['iteration,iteration_time,loss', '1,0.1,3.0', '2,0.1,1.5']
 (out / 'timing.csv').write_text('\\n'.join(rows[:2] if diverges else rows))
+if option('--transition') != os.environ.get('LOST'):
+    (out / 'finished').touch()
 if diverges:
     print('train_imagenet.py: iteration 2: gradient of /conv1/W holds NaN', file=sys.stderr)
     sys.exit(1)
@@ -96,7 +98,7 @@ def calls(tmp_path, monkeypatch, tiny):
     monkeypatch.setattr(runs, 'ROOT', tmp_path)
     monkeypatch.setattr(runs.job_input, 'open_sets', lambda *_: (Images(64, 'a'), Images(10, 'b')))
     monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
-    for name in ('BREAKS', 'DIVERGES', 'WAITS'):
+    for name in ('BREAKS', 'DIVERGES', 'LOST', 'WAITS'):
         monkeypatch.setenv(name, 'nothing')
 
     def read():

@@ -106,6 +106,14 @@ def test_failed_run_is_named_and_the_others_are_kept(calls, ablation_main, tmp_p
     assert 'no-warmup, seed 0: status 2' in capsys.readouterr().err
 
 
+def test_run_that_ended_with_0_in_the_middle_is_not_a_result(calls, ablation_main, tmp_path, monkeypatch,
+                                                             capsys):
+    monkeypatch.setenv('LOST', 'none')
+    assert ablation_main('--arms', 'no-warmup,paper', '--seeds', '0') == 1
+    assert set(stored(tmp_path)) == {'paper-0'}
+    assert 'no-warmup, seed 0: status 0' in capsys.readouterr().err
+
+
 def test_a_signal_stops_the_runs_under_way_with_status_75_and_starts_no_more(calls, ablation_main, tmp_path,
                                                                             monkeypatch):
     monkeypatch.setenv('WAITS', 'none')

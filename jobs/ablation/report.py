@@ -177,7 +177,7 @@ def describe_set(runs):
         'Runs that count': f'{len(runs)}: ' + ', '.join(f'{count} of seed {seed}'
                                                         for seed, count in sorted(seeds.items())),
         'Time of a run, one thread': duration(sum(run['seconds'] or 0 for run in runs) / len(runs)),
-        'CPU': '; '.join(sorted({run['cpu'] for run in runs})),
+        'Hardware': '; '.join(sorted({run['hardware'] for run in runs})),
         'Commit': ', '.join(sorted({run['commit'] for run in runs})),
         'Versions': '; '.join(sorted(versions))}
 
@@ -229,8 +229,8 @@ def describe_verified(results):
             if again:
                 answer = f'differs in {", ".join(again["different"])}' if again['different'] else \
                     'the same to the last digit'
-                lines.append(f'- `{name}`, `{run["arm"]}`, seed {run["seed"]}: {answer} ({again["cpu"]}, '
-                             f'commit {again["commit"]})')
+                lines.append(f'- `{name}`, `{run["arm"]}`, seed {run["seed"]}: {answer} '
+                             f'({again["hardware"]}, commit {again["commit"]})')
     return ['## Run again', 'Curves of losses and accuracies against those of a second run of the same '
             'command (`--verify`):', '\n'.join(lines)] if lines else []
 

@@ -5,8 +5,6 @@ import json
 import math
 import os
 import pathlib
-import platform
-import re
 import statistics
 import subprocess
 
@@ -22,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 KEPT = ('epoch', 'iteration', LOSS, ACCURACY, VAL_LOSS, VAL_ACCURACY, 'lr', 'alpha_sgd')
 PLAN = ('data', 'n_train', 'n_val', 'n_class', 'total_batch', 'epochs', 'iterations', 'eta_base',
         'beta_center', 'beta_period')
+_KEYS = {'format', 'arm', 'seed', 'command', 'diverged', 'commit', 'hardware', 'versions', 'seconds', 'plan', 'log',
+         'loss', 'again'}
 POINTS = 400  # of the curve of training loss: each is the mean of as many iterations as that takes
 
 
@@ -31,7 +31,7 @@ def read_run(name, seed, command, out, diverged=None, commits=()):
     log = json.loads((out / 'log').read_text()) if (out / 'log').exists() else []
     return {
         'format': FORMAT, 'arm': name, 'seed': seed, 'command': command, 'diverged': diverged,
-        'commit': ', then '.join(dict.fromkeys(commits)), 'cpu': cpu(),
+        'commit': ', then '.join(dict.fromkeys(commits)), 'hardware': f'{plan["hardware"]}, {vectors()}',
         'versions': {key: text for key, text in plan['software'].items() if key != 'host'},
         'seconds': round(log[-1]['elapsed_time'], 1) if log else None,
         'plan': {key: plan[key] for key in PLAN},
@@ -48,18 +48,13 @@ def read_loss(path, iterations):
                                       for first in range(0, len(losses), every)]}
 
 
-def cpu():
-    """The processor as Linux names it, and its level, on which the digits depend."""
+def vectors():
+    """The widest vectors that the processor has: which of them a library uses changes the digits."""
     try:
-        text = pathlib.Path('/proc/cpuinfo').read_text()
+        flags = pathlib.Path('/proc/cpuinfo').read_text().split()
     except OSError:
-        return platform.machine()
-    name = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
-    flags = re.search(r'^flags\s*:\s*(.+)$', text, re.MULTILINE)
-    flags = flags.group(1).split() if flags else []
-    level = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else 'neither AVX2 nor AVX-512'
-    return f'{name.group(1).strip() if name else platform.machine()}, {level}' if flags \
-        else platform.machine()
+        return 'vectors unknown'
+    return 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else 'no AVX2'
 
 
 def commit():
@@ -103,9 +98,9 @@ class Results:
                 run = json.loads(path.read_text())
                 found = run['format']
                 if found == FORMAT:
-                    missing = {'arm', 'seed', 'command', 'plan', 'log', 'loss', 'again'} - set(run)
-                    if missing or not {*PLAN} <= {*run['plan']} or not {*KEPT} <= {*run['log']}:
-                        raise ValueError('parts are missing')
+                    missing = (_KEYS - {*run}) or {*PLAN} - {*run['plan']} or {*KEPT} - {*run['log']}
+                    if missing:
+                        raise ValueError(f'it lacks {", ".join(sorted(missing))}')
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f'{path}: no result of this program ({error!r}); move it away') from None
             if found != FORMAT:

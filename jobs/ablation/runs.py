@@ -268,7 +268,7 @@ def verify(declared, arms, seeds, results, train, val, runs_dir, at_a_time):
             print(f'{training}: {answer}', flush=True)
             failures += [f'{training}: not reproduced'] * bool(different)
             results.add(training.set, {**recorded[training], 'again': {
-                'different': different, 'cpu': again['cpu'], 'commit': again['commit']}})
+                'different': different, 'hardware': again['hardware'], 'commit': again['commit']}})
     return failures, fleet.stopping
 
 

@@ -27,7 +27,7 @@ if option('--transition') == os.environ.get('WAITS'):
 out.mkdir(parents=True, exist_ok=True)
 plan = {'n_class': 20, 'epochs': 2, 'n_train': 64, 'n_val': 10, 'data': 'a b', 'total_batch': 64,
         'eta_base': 0.2, 'iterations': 2, 'beta_center': 1.0, 'beta_period': 0.5,
-        'software': {'python': '3', 'host': 'secret'}}
+        'software': {'python': '3', 'host': 'secret'}, 'hardware': '1 process on 2-core X'}
 (out / 'plan.json').write_text(json.dumps(plan))
 accuracy = 0.4 + 0.01 * seed - 0.1 * (option('--transition') == 'none') \\
     + 0.001 * (float(option('--eta-scale')) == 8)
@@ -81,7 +81,7 @@ def made_up():
                 'iterations': 20, 'eta_base': 0.2, 'beta_center': 1.0, 'beta_period': 0.5}
         return {
             'format': results.FORMAT, 'arm': name, 'seed': seed, 'diverged': diverged, 'commit': 'abc',
-            'command': declared.command(arm, eta_scale or arm.eta_scale, seed), 'cpu': 'some',
+            'command': declared.command(arm, eta_scale or arm.eta_scale, seed), 'hardware': 'some',
             'versions': {'python': '3'}, 'seconds': 60.0, 'plan': plan, 'log': log,
             'loss': {'every': 2, 'means': [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3, 2.2, 2.1]}, 'again': None}
 

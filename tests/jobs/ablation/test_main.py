@@ -23,7 +23,7 @@ def test_bad_options_are_named_on_one_line(tiny, capsys, options, message):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('[]', 'no result of this program'), ('{"format": 2}', 'parts are missing'),
+    ('[]', 'no result of this program'), ('{"format": 2}', 'it lacks again, arm, command'),
     ('{"format": 1, "runs": []}', 'format 1, expected 2'), ('nothing', 'no result of this program')])
 def test_results_of_another_format_are_named_on_one_line(tmp_path, tiny, capsys, content, message):
     path = tmp_path / 'results' / 'tiny' / 'paper-0.json'

@@ -61,7 +61,8 @@ def test_results_hold_what_the_report_needs_and_no_host_or_path(calls, ablation_
     run = stored(tmp_path)['paper-1']
     assert run['log']['validation/main/accuracy'] == pytest.approx([0.2055, 0.411])
     assert run['loss'] == {'every': 1, 'means': [3.0, 1.5]}
-    assert run['seconds'] == 14 and run['diverged'] is None and run['cpu'] and run['commit']
+    assert run['seconds'] == 14 and run['diverged'] is None and run['commit']
+    assert run['hardware'].startswith('1 process on 2-core X, ')
     text = json.dumps(run) + (tmp_path / 'kept' / 'README.md').read_text()
     assert 'secret' not in text and str(tmp_path) not in text
 

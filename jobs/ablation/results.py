@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 KEPT = ('epoch', 'iteration', LOSS, ACCURACY, VAL_LOSS, VAL_ACCURACY, 'lr', 'alpha_sgd')
 PLAN = ('data', 'n_train', 'n_val', 'n_class', 'total_batch', 'epochs', 'iterations', 'eta_base',
         'beta_center', 'beta_period')
-_KEYS = {'format', 'arm', 'seed', 'command', 'diverged', 'commit', 'hardware', 'versions', 'seconds', 'plan', 'log',
-         'loss', 'again'}
+_KEYS = {'format', 'arm', 'seed', 'command', 'diverged', 'commit', 'hardware', 'versions', 'seconds', 'plan',
+         'log', 'loss', 'again'}
 POINTS = 400  # of the curve of training loss: each is the mean of as many iterations as that takes
 
 

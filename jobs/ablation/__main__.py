@@ -88,6 +88,7 @@ def main(argv=None):
         if not args.report:
             act = runs.verify if args.verify else runs.run_missing
             failures, stopped = act(*requested, args.train, args.val, args.runs.resolve(), args.at_a_time)
+        results = Results(args.results)  # with what others have added meanwhile
         if args.report or any(results.runs(name) for name in SETS):
             report.write(results)
             print(f'{results.directory / "README.md"} written')

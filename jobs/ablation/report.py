@@ -29,7 +29,7 @@ def write(results):
         raise UserError(f'{results.directory}: no runs there; give TRAIN VAL')
     evidence = {name: results.by_arm(declared) for name, declared in SETS.items()}
     drawn = pictures.draw(evidence, results.directory)
-    (results.directory / 'README.md').write_text(compose(results, evidence, drawn))
+    (results.directory / 'README.md').write_text(compose(results, evidence, drawn), encoding='utf-8')
 
 
 def compose(results, evidence, drawn):
@@ -245,7 +245,7 @@ def read_remarks(path, evidence):
     """
     found = collections.defaultdict(str)
     if path.exists():
-        text = path.read_text()
+        text = path.read_text(encoding='utf-8')
         pieces = re.split(r'^## (.+)\n', text, flags=re.MULTILINE)
         found.update(zip(pieces[1::2], (_fill(piece, path, evidence).strip() for piece in pieces[2::2])))
     return found

@@ -71,8 +71,9 @@ def commit():
 
 def differences(run, other):
     """Names of the curves in which two runs differ in any digit: list of str, empty if they are the same."""
-    return [key for key in KEPT if run['log'][key] != other['log'][key]] \
-        + ['loss by iteration'] * (run['loss'] != other['loss'])
+    found = [key for key in KEPT if run['log'][key] != other['log'][key]]
+    both = run['loss'] and other['loss']  # the oldest have none
+    return found + ['loss by iteration'] if both and run['loss'] != other['loss'] else found
 
 
 class Results:
@@ -86,6 +87,10 @@ class Results:
         self.directory = pathlib.Path(directory).resolve()
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f'--results {directory}: a file; expected a directory, which may be new')
+        for path in [self.directory / 'results.json', *(self.directory / 'results').glob('*.json')]:
+            if path.exists():
+                raise UserError(f'{path}: results of another format, expected results/SET/ARM-SEED.json; move '
+                                'it away')
         self._runs = {name: self._read(name) for name in SETS}
 
     def _path(self, name, run):
@@ -95,7 +100,7 @@ class Results:
         runs = []
         for path in sorted((self.directory / 'results' / name).glob('*.json')):
             try:
-                run = json.loads(path.read_text())
+                run = json.loads(path.read_text(encoding='utf-8'))
                 found = run['format']
                 if found == FORMAT:
                     missing = (_KEYS - {*run}) or {*PLAN} - {*run['plan']} or {*KEPT} - {*run['log']}
@@ -132,7 +137,7 @@ class Results:
         temporary = path.with_suffix('.tmp')
         lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
                            for key, value in run.items())
-        temporary.write_text('{\n' + lines + '\n}\n')
+        temporary.write_text('{\n' + lines + '\n}\n', encoding='utf-8')
         os.replace(temporary, path)
 
     def candidates(self, declared, choice):

@@ -102,9 +102,8 @@ class Fleet:
     Asked to stop, each writes a checkpoint, and continues from it when it is started again.
     """
 
-    def __init__(self, train, val, runs_dir):
+    def __init__(self, train, val):
         self._data = [os.path.abspath(train), os.path.abspath(val)]
-        self._runs_dir = runs_dir
         self._processes = set()
         self._commit = commit()
         self.stopping = False
@@ -173,7 +172,7 @@ def run_missing(declared, arms, seeds, results, train, val, runs_dir, at_a_time)
                 if training.command is None or results.find(training.set, training.command) is None]
 
     check_images(requested(), train, val, results)
-    fleet = Fleet(train, val, runs_dir)
+    fleet = Fleet(train, val)
     progress = Progress(lambda: (len(requested()), len(missing())), runs_dir)
     running, tried, failures = {}, set(), []
     with fleet.stopped_by_signals(), concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
@@ -245,7 +244,7 @@ def verify(declared, arms, seeds, results, train, val, runs_dir, at_a_time):
     """
     requested = trainings(declared, arms, seeds, results)
     check_images(requested, train, val, results)
-    fleet, failures = Fleet(train, val, runs_dir), []
+    fleet, failures = Fleet(train, val), []
     recorded = {training: results.find(training.set, training.command) for training in requested}
     outs = {training: training.out(runs_dir / 'again') for training, run in recorded.items() if run}
     failures += [f'{training}: not in the results' for training, run in recorded.items() if run is None]

@@ -34,6 +34,16 @@ def test_results_of_another_format_are_named_on_one_line(tmp_path, tiny, capsys,
     assert message in line and str(path) in line
 
 
+@pytest.mark.parametrize('name', ['results.json', 'results/tiny.json'])
+def test_results_of_an_earlier_version_are_named_on_one_line(tmp_path, tiny, capsys, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"runs": []}')
+    assert main(['train', 'val', '--set', 'tiny', '--results', str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{path}: results of another format' in line
+
+
 def test_results_of_two_image_sets_are_named_on_one_line(tmp_path, tiny, made_up, capsys):
     results = Results(tmp_path)
     results.add('tiny', made_up(tiny, 'paper', 0, 0.3))

@@ -89,8 +89,8 @@ class Results:
             raise UserError(f'--results {directory}: a file; expected a directory, which may be new')
         for path in [self.directory / 'results.json', *(self.directory / 'results').glob('*.json')]:
             if path.exists():
-                raise UserError(f'{path}: results of another format, expected results/SET/ARM-SEED.json; move '
-                                'it away')
+                raise UserError(f'{path}: results of another format, expected results/SET/ARM-SEED.json; '
+                                'move it away')
         self._runs = {name: self._read(name) for name in SETS}
 
     def _path(self, name, run):

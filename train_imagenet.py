@@ -21,21 +21,15 @@ import os
 
 import numpy as np
 
-from lib import (
-    arguments,
-    checkpoint,
-    constants,
-    errors,
-    job_input,
-    launcher,
-    output,
-    sample_set,
-    summary,
-)
+from lib import constants, errors
+from lib.checkpoint import file as checkpoint
+from lib.data import input as job_input
+from lib.data import sample_set
+from lib.data.batches import ImagePool
 from lib.errors import TrainingFault, UserError
-from lib.loader import ImagePool
 from lib.plan import Plan
-from lib.signals import StopRequest
+from lib.run import arguments, launcher, output, summary
+from lib.run.signals import StopRequest
 
 # Length of --test: training, and validation of every process.
 TEST_ITERATIONS = 4
@@ -108,8 +102,10 @@ def train(args, stack, stop_request):
 
     # Imported here, because they import Chainer's parts of MPI.
     from extensions import checkpointing
-    from lib import communicators, devices, faults, timing
     from lib.batch_statistics import BatchStatistics
+    from lib.communication import communicators
+    from lib.run import devices, timing
+    from lib.run import excepthook as faults
     from lib.updater import WorkerUpdater
 
     world = communicators.world()
@@ -234,7 +230,8 @@ def make_trainer(args, updater, statistics, images, versions):
 
     import extensions
     from extensions import progress
-    from lib import faults, validation
+    from lib import validation
+    from lib.run import excepthook as faults
 
     plan, comm, model = updater.plan, updater.comm, updater.model
     optimizer = updater.get_optimizer('main')

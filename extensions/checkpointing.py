@@ -6,8 +6,10 @@ import sys
 import numpy as np
 from chainer import training
 
-from lib import checkpoint, communicators, faults
+from lib.checkpoint import file as checkpoint
+from lib.communication import communicators
 from lib.errors import UserError
+from lib.run import excepthook as faults
 
 _KEEP = 3  # the newest; an older one serves when a disk has damaged the last
 

@@ -7,7 +7,7 @@ import chainer
 import numpy as np
 from chainer import training
 
-from lib import output
+from lib.run import output
 
 COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
 
@@ -22,7 +22,7 @@ class IterationTimes(training.Extension):
 
     Args:
         plan (lib.plan.Plan): The job.
-        timer (lib.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
+        timer (lib.run.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
         path (str or None): Where to write; None writes nothing.
     """
 

@@ -6,7 +6,8 @@ import numpy as np
 from chainer import training
 from chainer.training import extensions
 
-from lib import communicators, output
+from lib.communication import communicators
+from lib.run import output
 
 _AVERAGED = ('main/loss', 'main/accuracy')
 _UNREAD = 1000  # iterations whose values stay on the device at most

@@ -6,7 +6,7 @@ import time
 import numpy as np
 from chainer import training
 
-from lib import output
+from lib.run import output
 
 _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
 

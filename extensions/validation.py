@@ -3,8 +3,10 @@
 import chainer
 from chainer import training
 
-from lib import communicators, faults, validation
+from lib import validation
+from lib.communication import communicators
 from lib.errors import UserError
+from lib.run import excepthook as faults
 
 
 class Validation(training.Extension):

@@ -4,8 +4,10 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
-from lib import communicators, faults, normalization
+from lib.communication import communicators
+from lib.data import normalization
 from lib.errors import TrainingFault, UserError
+from lib.run import excepthook as faults
 
 
 class WorkerUpdater(chainer.training.Updater):

@@ -4,7 +4,8 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
-from lib import normalization, sharding
+from lib import sharding
+from lib.data import normalization
 
 
 def evaluate(model, batches):

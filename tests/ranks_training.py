@@ -8,14 +8,15 @@ import chainer
 import numpy as np
 
 import models
-from lib import communicators, constants
+from lib import constants
+from lib.communication import communicators
 from lib.batch_statistics import BatchStatistics
-from lib.loader import SyntheticBatches
+from lib.data.batches import SyntheticBatches
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
 from lib.recipe import PUBLISHED
-from lib.signals import StopRequest
-from lib.timing import Timer
+from lib.run.signals import StopRequest
+from lib.run.timing import Timer
 from lib.updater import WorkerUpdater
 
 dtype = sys.argv[1]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jobs import fault_injection, soak
-from lib import checkpoint
+from lib.checkpoint import file as checkpoint
 
 HOST = re.escape(os.uname().nodename)
 SECONDS = 30  # within which one rank's fault ends the job

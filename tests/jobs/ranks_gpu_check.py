@@ -5,7 +5,7 @@ from lib import compat  # noqa: F401, I001  (before anything that imports Chaine
 import chainer
 
 from jobs import gpu_check
-from lib import communicators
+from lib.communication import communicators
 
 comm = communicators.create_communicator('naive')
 device = chainer.get_device('@numpy')

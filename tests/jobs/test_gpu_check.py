@@ -7,7 +7,7 @@ import pytest
 from chainer.backends import cuda
 from chainer.testing import attr
 
-from lib import devices
+from lib.run import devices
 
 ON_CPU = pathlib.Path(__file__).resolve().parent / 'ranks_gpu_check.py'
 

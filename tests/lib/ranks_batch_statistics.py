@@ -14,7 +14,7 @@ import chainer.links as L
 import numpy as np
 from mpi4py import MPI
 
-from lib import communicators
+from lib.communication import communicators
 from lib.batch_statistics import BatchStatistics
 
 WORKERS, ITERATIONS, BATCH, CHANNELS = 4, 3, 6, 3

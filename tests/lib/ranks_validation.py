@@ -12,7 +12,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
 
-from lib import communicators, validation  # noqa: E402
+from lib import validation  # noqa: E402
+from lib.communication import communicators  # noqa: E402
 
 whole = communicators.create_communicator('naive')
 for size in (1, 2, 3):

@@ -13,7 +13,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from lib import normalization, optimizers, wire
+from lib import optimizers
+from lib.communication import wire
+from lib.data import normalization
 
 # Each kernel, and the types it is used with.
 FLOATS = ('float16', 'float32')

@@ -103,22 +103,21 @@ def train(args, stack, stop_request):
     # Imported here, because they import Chainer's parts of MPI.
     from extensions import checkpointing
     from lib.batch_statistics import BatchStatistics
-    from lib.communication import communicators
-    from lib.run import devices, timing
-    from lib.run import excepthook as faults
+    from lib.communication import collectives, communicators
+    from lib.run import devices, excepthook, machine, timing
     from lib.updater import WorkerUpdater
 
     world = communicators.world()
-    faults.install_excepthook(world)
+    excepthook.install_excepthook(world)
     stop_request.install()  # again, since MPI may have set handlers of its own
 
     def everyone(function, *arguments):
         """Call on every process; a failure of one is everyone's."""
-        return faults.collectively(world, lambda: function(*arguments))
+        return collectives.collectively(world, function, *arguments)
 
     def first(function, *arguments):
         """Call on rank 0; the result, or the failure, is everyone's."""
-        return world.bcast(everyone(lambda: function(*arguments) if world.rank == 0 else None))
+        return collectives.first(world, function, *arguments)
 
     pool = everyone(pool)
 
@@ -127,7 +126,7 @@ def train(args, stack, stop_request):
     comm = communicators.create_communicator(communicator, args.allreduce_grad_dtype, args.loss_scale,
                                              args.virtual_workers, world)
     device = devices.bind(communicator, comm)
-    communicators.check_sum(comm, device.xp)
+    collectives.check_sum(comm, device.xp)
 
     # Data, network and plan, the same on every process.
     if args.train is None and not args.synthetic:
@@ -137,15 +136,15 @@ def train(args, stack, stop_request):
     plan, model = make_plan(args, len(train_set), len(val_set), train_set.n_class,
                             data=f'{train_set.fingerprint()} {val_set.fingerprint()}',
                             workers=comm.size * args.virtual_workers)
-    versions = faults.versions()
-    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    versions = machine.versions()
+    machine.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
     first(output.prepare, args.out, args.resume, args.force)
 
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
     start = found.iteration if found else 0
     if args.initmodel and not found:
         first(checkpoint.load_model, args.initmodel, model)
-    communicators.broadcast_model(comm, model)
+    collectives.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = make_optimizer(plan, model)
     statistics = BatchStatistics(model, plan.virtual_workers)
@@ -157,9 +156,9 @@ def train(args, stack, stop_request):
             first(save_weights, weights, model)
         say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
         return errors.EXIT_FINISHED
-    hardware = devices.describe(device, comm)
+    hardware = machine.describe(device, comm)
     say(comm, '\n'.join([plan.describe(), ', '.join(f'{name} {value}' for name, value in versions.items()),
-                         hardware, *devices.notes(communicator)]))
+                         hardware, *machine.notes(communicator)]))
 
     # Training.
     images = job_input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
@@ -231,7 +230,7 @@ def make_trainer(args, updater, statistics, images, versions):
     import extensions
     from extensions import progress
     from lib import validation
-    from lib.run import excepthook as faults
+    from lib.run.watchdog import StallWatchdog
 
     plan, comm, model = updater.plan, updater.comm, updater.model
     optimizer = updater.get_optimizer('main')
@@ -239,7 +238,7 @@ def make_trainer(args, updater, statistics, images, versions):
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
     trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
 
-    watchdog = faults.StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
+    watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
         for batch in images.validation_batches(start, stop):

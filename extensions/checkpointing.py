@@ -7,9 +7,8 @@ import numpy as np
 from chainer import training
 
 from lib.checkpoint import file as checkpoint
-from lib.communication import communicators
+from lib.communication import collectives
 from lib.errors import UserError
-from lib.run import excepthook as faults
 
 _KEEP = 3  # the newest; an older one serves when a disk has damaged the last
 
@@ -139,11 +138,11 @@ def load(path, out, comm, plan):
                             'with the options it was started with, or choose another --out')
         return found
 
-    found = faults.collectively(comm.mpi_comm, read)
+    found = collectives.collectively(comm.mpi_comm, read)
     told = comm.mpi_comm.bcast(found and (found.path, found.description))
     if told is None:
         return None
-    return Found(told[0], communicators.broadcast_arrays(comm, found and found.arrays), told[1])
+    return Found(told[0], collectives.broadcast_arrays(comm, found and found.arrays), told[1])
 
 
 def restore(found, trainer, statistics):

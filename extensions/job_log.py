@@ -6,7 +6,7 @@ import numpy as np
 from chainer import training
 from chainer.training import extensions
 
-from lib.communication import communicators
+from lib.communication import collectives
 from lib.run import output
 
 _AVERAGED = ('main/loss', 'main/accuracy')
@@ -61,7 +61,7 @@ class JobLog(extensions.LogReport):
     def _append_row(self, trainer):
         sums = self.sums
         self._sums[:] = 0
-        communicators.sum_over_processes(self._comm, sums)
+        collectives.sum_over_processes(self._comm, sums)
         minibatches, *totals = sums.tolist()
         updater = trainer.updater
         row = {'epoch': updater.epoch_detail, 'iteration': updater.iteration,

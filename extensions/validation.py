@@ -4,9 +4,8 @@ import chainer
 from chainer import training
 
 from lib import validation
-from lib.communication import communicators
+from lib.communication import collectives
 from lib.errors import UserError
-from lib.run import excepthook as faults
 
 
 class Validation(training.Extension):
@@ -30,8 +29,8 @@ class Validation(training.Extension):
             sums = self._evaluate_share()
         except UserError as raised:
             error = raised
-        if communicators.agree(self._comm, error is not None)[0]:
-            faults.raise_together(self._comm.mpi_comm, error)
-        communicators.sum_over_processes(self._comm, sums)
+        if collectives.agree(self._comm, error is not None)[0]:
+            collectives.raise_together(self._comm.mpi_comm, error)
+        collectives.sum_over_processes(self._comm, sums)
         means = validation.means(sums)
         chainer.report({f'validation/main/{name}': value for name, value in means.items()})

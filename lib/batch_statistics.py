@@ -20,7 +20,7 @@ import numpy as np
 from chainer import backend
 from chainer.backends import cuda
 
-from lib.communication.communicators import sum_over_processes
+from lib.communication.collectives import sum_over_processes
 
 
 class BatchStatistics:

@@ -9,7 +9,7 @@ import numpy as np
 
 import models
 from lib import constants
-from lib.communication import communicators
+from lib.communication import collectives, communicators
 from lib.batch_statistics import BatchStatistics
 from lib.data.batches import SyntheticBatches
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
@@ -22,7 +22,7 @@ from lib.updater import WorkerUpdater
 dtype = sys.argv[1]
 comm = communicators.create_communicator('naive', dtype)
 model = models.build('resnet8', 5, seed=comm.rank)  # different weights: the broadcast must make them equal
-communicators.broadcast_model(comm, model)
+collectives.broadcast_model(comm, model)
 plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
             n_parameters=model.count_params(), n_statistics=0, n_train=100, n_val=0, data='',
             workers=comm.size, batch=4, allreduce_grad_dtype=dtype)

@@ -1,8 +1,9 @@
-"""Sum of what all processes send, on the CPU: in float32, in the order of the ranks, rounded once.
+"""Sum of what all processes send, in turns.
 
-Each process adds one chunk of all payloads (:func:`lib.communication.wire.sum_payloads`) and has the other
-chunks from the others. Processes on one host read each other's payloads where they lie, in shared memory;
-others send them in one all-to-all, and the sums in one all-gather. Both give the same bits.
+On the CPU in float32, in the order of the ranks, rounded once. Each process adds one chunk of all payloads
+(:func:`lib.communication.wire.sum_payloads`) and has the other chunks from the others. Processes on one host
+read each other's payloads where they lie, in shared memory; others send them in one all-to-all, and the sums
+in one all-gather. Both give the same bits. On GPUs NCCL adds, in the wire's dtype.
 
 Long payloads take several turns, so that what is packed, added and unpacked in a turn is still in the cache.
 """
@@ -11,8 +12,10 @@ import mmap
 import os
 
 import numpy as np
+from chainer.backends import cuda
 
 from lib.communication import wire
+from lib.communication.collectives import sum_over_processes
 
 # Elements per turn; over a network also at least this many per message, to be worth its latency.
 _TURN = 1 << 19
@@ -102,6 +105,22 @@ class AllToAllSum:
             self._mpi_comm.Alltoall(_as_mpi(sent), _as_mpi(received))
             wire.sum_payloads(received.reshape(size, chunk), total)
             self._mpi_comm.Allgather(_as_mpi(total), _as_mpi(sent))
+        return self._payload[:n]
+
+
+class NcclSum:
+    """Adds up payloads on GPUs, in one turn and in their own dtype, by NCCL on the current stream."""
+
+    def __init__(self, comm, size, dtype):
+        self.capacity = max(size, 1)
+        self._comm = comm
+        self._payload = cuda.cupy.empty(size, dtype)
+
+    def payload(self, n):
+        return self._payload[:n]
+
+    def sum(self, n):
+        sum_over_processes(self._comm, self._payload)
         return self._payload[:n]
 
 

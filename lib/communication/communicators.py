@@ -10,16 +10,10 @@ Nothing here imports MPI before :func:`create_communicator` is called: importing
 processes that load data must have been started by then.
 """
 
-import functools
-import itertools
-import math
-
 import numpy as np
 from chainer.backends import cuda
-from chainer.serializers import NpzDeserializer, npz
 
-from lib.communication import allreduce as payload_sum
-from lib.communication import wire
+from lib.communication import allreduce, layout, non_finite, wire
 from lib.errors import UserError
 
 
@@ -117,7 +111,7 @@ class MeanGradient:
             self._exchange = self._join(sum(sizes))
         flat = [None if gradient is None else gradient.reshape(-1) for gradient in self._local]
         self._finite = []
-        for turn, pieces in _turns(sizes, self._exchange.capacity):
+        for turn, pieces in layout.turns(sizes, self._exchange.capacity):
             length = turn.stop - turn.start
             payload = self._exchange.payload(length)
             for index, part, place in pieces:
@@ -126,7 +120,7 @@ class MeanGradient:
                 else:
                     self._pack(flat[index][part], payload[place])
             self._finite.append(self._unpack(self._exchange.sum(length), self._mean[turn]))
-        for (_, param), span, gradient in zip(params, _spans(sizes), self._local):
+        for (_, param), span, gradient in zip(params, layout.spans(sizes), self._local):
             if gradient is not None or zero_fill:
                 # The public setter refuses float32 gradients of float16 parameters.
                 param._set_grad_without_check(self._mean[span].reshape(param.shape))
@@ -139,51 +133,18 @@ class MeanGradient:
         return finite
 
     def explain_non_finite(self, model):
-        """Say where the last exchange's mean became NaN or infinite.
+        """Say where the last exchange's mean became NaN or infinite, as ``non_finite.explain`` does.
 
         Called by every process, after ``gradient_is_finite`` has said no.
-
-        Returns:
-            str: One line, the same on every process: the rank and the first parameter (in the order of their
-            names) whose gradient was not finite before the exchange; or the one that the wire's dtype could
-            not hold; or the element whose sum it could not hold, and what to do.
         """
-        names = [name for name, _ in _params(model)]
-        local = [None if gradient is None else cuda.to_cpu(gradient) for gradient in self._local]
-        faults = self.mpi_comm.allgather(_find_fault(local, self.wire_dtype, self.virtual_workers))
-        limit = float(np.finfo(self.wire_dtype).max)
-        remedy = f'use a --loss-scale smaller than {self.loss_scale:g}'
-        if self.wire_dtype == np.float16:
-            remedy += ', or --allreduce-grad-dtype float32'
-
-        broken = {rank: fault for rank, fault in enumerate(faults) if fault and fault[0] == 'local'}
-        if broken:
-            _, index, kind = min(broken.values(), key=lambda fault: fault[1])
-            ranks = [rank for rank, fault in broken.items() if fault[1] == index]
-            others = sorted(set(broken) - set(ranks))
-            return (f'gradient of {names[index]} holds {kind} before the exchange, on rank {_listed(ranks)}'
-                    + (f' (another parameter\'s on rank {_listed(others)})' if others else ''))
-
-        overflowed = {rank: fault for rank, fault in enumerate(faults) if fault}
-        if overflowed:
-            rank, (_, index, largest) = min(overflowed.items(), key=lambda item: item[1][1])
-            return (f'gradient of {names[index]} overflows {self.wire_dtype} on the wire, on rank {rank}: '
-                    f'largest |g| {largest:.6g}, limit {limit:.6g}; {remedy}')
-
-        mean = cuda.to_cpu(self._mean)
-        element = int(np.flatnonzero(~np.isfinite(mean))[0])
-        index, offset = _locate(element, [param.size for _, param in _params(model)])
-        value = 0.0 if local[index] is None else float(local[index].flat[offset]) / self.virtual_workers
-        total = sum(self.mpi_comm.allgather(value))
-        return (f'sum over {self.size} processes of element {offset} of the gradient of {names[index]} '
-                f'overflows {self.wire_dtype}: {total:.6g}, limit {limit:.6g}; {remedy}')
+        return non_finite.explain(self, _params(model), self._local, self._mean)
 
 
 class _MpiMeanGradient(MeanGradient):
     """On the CPU: payloads are added in float32."""
 
     def _join(self, size):
-        return payload_sum.join(self.mpi_comm, size, self.wire_dtype)
+        return allreduce.join(self.mpi_comm, size, self.wire_dtype)
 
     def _pack(self, gradient, payload):
         wire.to_wire(gradient, payload, self.virtual_workers)
@@ -196,7 +157,7 @@ class _NcclMeanGradient(MeanGradient):
     """On GPUs: one NCCL all-reduce, on the current stream. NCCL adds in the wire's dtype."""
 
     def _join(self, size):
-        return _NcclSum(self, size, self.wire_dtype)
+        return allreduce.NcclSum(self, size, self.wire_dtype)
 
     def _pack(self, gradient, payload):
         cuda.elementwise(*wire.PACK_KERNEL)(gradient, np.float32(self.virtual_workers), payload)
@@ -207,172 +168,7 @@ class _NcclMeanGradient(MeanGradient):
         return finite
 
 
-class _NcclSum:
-    """What :mod:`lib.communication.allreduce` is for MPI, in one turn."""
-
-    def __init__(self, comm, size, dtype):
-        self.capacity = max(size, 1)
-        self._comm = comm
-        self._payload = cuda.cupy.empty(size, dtype)
-
-    def payload(self, n):
-        return self._payload[:n]
-
-    def sum(self, n):
-        sum_over_processes(self._comm, self._payload)
-        return self._payload[:n]
-
-
 def _params(model):
     """Initialised parameters with their names, in the order of the names."""
     return sorted(((name, param) for name, param in model.namedparams() if param.array is not None),
                   key=lambda item: item[0])
-
-
-def _spans(sizes):
-    """Slices that arrays of ``sizes`` take when they are laid end to end."""
-    return [slice(stop - size, stop) for size, stop in zip(sizes, itertools.accumulate(sizes))]
-
-
-@functools.lru_cache(maxsize=4)
-def _turns(sizes, capacity):
-    """Cut arrays of ``sizes``, laid end to end, into turns of ``capacity`` elements.
-
-    Returns:
-        list: Per turn its slice of the whole, and its pieces: the array's index, the slice of the array, and
-        that slice's place in the turn.
-    """
-    turns = []
-    for start in range(0, sum(sizes), capacity):
-        stop = min(start + capacity, sum(sizes))
-        pieces = []
-        for index, span in enumerate(_spans(sizes)):
-            first, end = max(span.start, start), min(span.stop, stop)
-            if first < end:
-                pieces.append((index, slice(first - span.start, end - span.start),
-                               slice(first - start, end - start)))
-        turns.append((slice(start, stop), pieces))
-    return turns
-
-
-def _find_fault(gradients, wire_dtype, virtual_workers):
-    """First fault of one process's gradients: ``(kind, index of the parameter, what)`` or None."""
-    for index, gradient in enumerate(gradients):
-        if gradient is not None and not np.isfinite(gradient).all():
-            return 'local', index, 'NaN' if np.isnan(gradient).any() else 'infinity'
-    for index, gradient in enumerate(gradients):
-        if gradient is not None:
-            payload = np.empty(gradient.size, wire_dtype)
-            wire.to_wire(gradient, payload, virtual_workers)
-            if not np.isfinite(payload).all():
-                return 'wire', index, float(np.abs(gradient).max()) / virtual_workers
-    return None
-
-
-def _locate(element, sizes):
-    """Array, and element in it, of an element of their concatenation."""
-    return next((index, element - span.start) for index, span in enumerate(_spans(sizes))
-                if element < span.stop)
-
-
-def _listed(ranks):
-    shown = ', '.join(map(str, ranks[:8]))
-    return shown if len(ranks) <= 8 else f'{shown} and {len(ranks) - 8} more'
-
-
-def agree(comm, *flags):
-    """Whether a flag is set on any process, for each flag, in one all-reduce.
-
-    Args:
-        comm: ChainerMN communicator.
-        flags (bool): As many on every process.
-
-    Returns:
-        tuple: As many bool, the same on every process.
-    """
-    agreed = np.array(flags, np.int32)
-    if comm.size > 1:
-        from mpi4py import MPI
-        comm.mpi_comm.Allreduce(MPI.IN_PLACE, agreed, op=MPI.MAX)
-    return tuple(agreed.astype(bool).tolist())
-
-
-def sum_over_processes(comm, values):
-    """Add ``values`` up over all processes, in place, in their own dtype, in one all-reduce.
-
-    Args:
-        comm: ChainerMN communicator.
-        values: Contiguous float array: NumPy through MPI, or CuPy through NCCL on the current stream.
-    """
-    if isinstance(values, np.ndarray):
-        if comm.size > 1:
-            from mpi4py import MPI
-            comm.mpi_comm.Allreduce(MPI.IN_PLACE, values)
-    else:
-        from chainermn import nccl
-        from chainermn.communicators._communication_utility import _get_nccl_type_id
-        comm._init_comms()
-        pointer, dtype = values.data.ptr, _get_nccl_type_id(values.dtype)
-        comm.nccl_comm.allReduce(pointer, pointer, values.size, dtype, nccl.NCCL_SUM,
-                                 cuda.cupy.cuda.get_current_stream().ptr)
-
-
-def check_sum(comm, xp):
-    """Add known values up on the devices that train, and compare with the closed form, on every process.
-
-    Args:
-        comm: ChainerMN communicator.
-        xp: NumPy or CuPy.
-
-    Raises:
-        RuntimeError: If the sum is wrong.
-    """
-    k = xp.arange(1, 1 << 10, dtype=np.float32)
-    values = (comm.rank + 1) * k
-    sum_over_processes(comm, values)
-    if not bool((values == comm.size * (comm.size + 1) // 2 * k).all()):
-        raise RuntimeError('an all-reduce of known values gave wrong sums: '
-                           f'{"MPI" if xp is np else "NCCL"} or the network is at fault')
-
-
-def broadcast_arrays(comm, arrays):
-    """Give rank 0's arrays to every process, packed into one buffer.
-
-    Args:
-        comm: ChainerMN communicator.
-        arrays (dict): Names to NumPy arrays; ignored on the other ranks.
-
-    Returns:
-        dict: The same names and arrays on every process.
-    """
-    if comm.size == 1:
-        return arrays
-    layout = None
-    if comm.rank == 0:
-        layout = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
-    layout = comm.mpi_comm.bcast(layout)
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in layout]
-    # Each starts at a multiple of 16 bytes, where NumPy expects numbers to lie.
-    starts = np.cumsum([0] + [-(-size // 16) * 16 for size in sizes]).tolist()
-    packed = np.empty(starts[-1], np.uint8)
-    parts = [packed[start:start + size] for start, size in zip(starts, sizes)]
-    if comm.rank == 0:
-        for part, array in zip(parts, arrays.values()):
-            part[...] = np.frombuffer(array.tobytes(), np.uint8)
-    comm.mpi_comm.Bcast(packed)
-    return {name: part.view(dtype).reshape(shape) for part, (name, dtype, shape) in zip(parts, layout)}
-
-
-def broadcast_model(comm, model):
-    """Make parameters and persistent values equal to rank 0's on every process, through the host.
-
-    Args:
-        comm: ChainerMN communicator.
-        model (chainer.Link): The same on every process but for the values.
-    """
-    if comm.size == 1:
-        return
-    arrays = {name: np.asarray(value) for name, value in npz.serialize(model).items()}
-    # A parameter not yet initialised is stored as None.
-    arrays = {name: array for name, array in arrays.items() if array.dtype != object}
-    NpzDeserializer(broadcast_arrays(comm, arrays), strict=False).load(model)

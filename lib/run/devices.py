@@ -1,7 +1,5 @@
 """Which device a process computes on, and what its software can do."""
 
-import collections
-import os
 import platform
 
 import chainer
@@ -12,7 +10,7 @@ from lib.errors import UserError
 # Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
 CUDNN_WORKSPACE = 512 << 20
 
-_INSTALL = 'install the extra "gpu"'
+INSTALL = 'install the extra "gpu"'
 
 
 def choose_communicator(name=None):
@@ -39,17 +37,17 @@ def missing_for_gpus():
     if not cuda.available:
         error = cuda._resolution_error
         if isinstance(error, ModuleNotFoundError):
-            return f'{error.name} is not installed; {_INSTALL}'
+            return f'{error.name} is not installed; {INSTALL}'
         # CuPy wraps the reason in advice of several lines.
-        return f'CuPy does not load ({_line(error.__cause__ or error)}); {_INSTALL}'
+        return f'CuPy does not load ({in_one_line(error.__cause__ or error)}); {INSTALL}'
     try:
         count = cuda.cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
-        return f'no usable GPU ({_line(error)}); run on a machine with an NVIDIA GPU and its driver'
+        return f'no usable GPU ({in_one_line(error)}); run on a machine with an NVIDIA GPU and its driver'
     if count == 0:
         return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
     if not _nccl_available():
-        return f'CuPy finds no NCCL; {_INSTALL}'
+        return f'CuPy finds no NCCL; {INSTALL}'
     return None
 
 
@@ -61,7 +59,7 @@ def _nccl_available():
     return hasattr(nccl, 'NcclCommunicator')
 
 
-def _line(error):
+def in_one_line(error):
     return ' '.join(str(error).split()) or type(error).__name__
 
 
@@ -136,65 +134,3 @@ def _identity(index):
     """A GPU's UUID, and its PCI address: the first alone tells the parts of a divided GPU apart."""
     uuid = cuda.cupy.cuda.runtime.getDeviceProperties(index).get('uuid', b'')
     return f'{cuda.cupy.cuda.Device(index).pci_bus_id} {bytes(uuid).hex()}'.strip()
-
-
-def describe(device, comm):
-    """The job's hardware, such as ``1024 x Tesla P100-SXM2-16GB``. Called by all ranks.
-
-    Args:
-        device (chainer.backend.Device): This process's.
-        comm: ChainerMN communicator.
-
-    Returns:
-        str: The same on every rank.
-    """
-    if device.xp is cuda.cupy:
-        name = cuda.cupy.cuda.runtime.getDeviceProperties(device.device.id)['name'].decode()
-        return count_gpus(comm.mpi_comm.allgather(name))
-    return count_cpus(comm.mpi_comm.allgather((platform.node(), f'{os.cpu_count()}-core {_cpu_name()}')))
-
-
-def count_gpus(names):
-    """``8 x Tesla V100, 8 x Tesla P100`` from each process's GPU."""
-    return ', '.join(f'{count} x {name}' for name, count in collections.Counter(names).items())
-
-
-def count_cpus(hosts):
-    """``3 processes on 2 x 8-core EPYC`` from each process's ``(host, what it is)``."""
-    kinds = collections.Counter(kind for _, kind in dict.fromkeys(hosts))
-    computers = ', '.join(f'{count} x {kind}' if count > 1 else kind for kind, count in kinds.items())
-    return f'{len(hosts)} process{"es" * (len(hosts) != 1)} on {computers}'
-
-
-def _cpu_name():
-    try:
-        with open('/proc/cpuinfo') as file:
-            for line in file:
-                if line.startswith('model name'):
-                    return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def notes(communicator):
-    """What the device's software is, and what it lacks with the remedy: lines for the start of a run."""
-    if communicator == 'naive':
-        missing = missing_for_gpus()
-        return [f'computing on the CPU: {missing}' if missing else
-                'computing on the CPU, though a GPU is usable: --communicator pure_nccl']
-    from cupy.cuda import nccl
-    runtime = cuda.cupy.cuda.runtime
-    versions = [f'CuPy {cuda.cupy.__version__}', f'CUDA {_version(runtime.runtimeGetVersion())}',
-                f'driver for CUDA {_version(runtime.driverGetVersion())}', f'NCCL {nccl.get_version()}']
-    if cuda.cudnn_enabled:
-        return [', '.join([*versions, f'cuDNN {cuda.libcudnn.getVersion()}'])]
-    reason = ('CHAINER_CUDNN=0' if cuda._cudnn_disabled_by_user else _line(cuda._resolution_error))
-    return [', '.join(versions),
-            f'no cuDNN ({reason}): convolutions go through im2col, several times slower; {_INSTALL}: '
-            'CuPy 13 with cuDNN 8']
-
-
-def _version(number):
-    """CUDA's 12090 is 12.9."""
-    return f'{number // 1000}.{number % 1000 // 10}'

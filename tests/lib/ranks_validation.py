@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
 
 from lib import validation  # noqa: E402
-from lib.communication import communicators  # noqa: E402
+from lib.communication import collectives, communicators  # noqa: E402
 
 whole = communicators.create_communicator('naive')
 for size in (1, 2, 3):
@@ -28,7 +28,7 @@ for size in (1, 2, 3):
             sums = validation.evaluate_share(
                 plan, comm.rank, Threshold(), None,
                 lambda start, stop: in_batches(pixels[start:stop], labels[start:stop], batchsize))  # noqa: B023
-            communicators.sum_over_processes(comm, sums)
+            collectives.sum_over_processes(comm, sums)
             np.testing.assert_allclose(sums, independent_sums(pixels, labels), rtol=1e-5)
             assert validation.means(sums).get('accuracy') == (None if n == 0 else sums[1] / n)
 whole.mpi_comm.Barrier()

@@ -1,12 +1,11 @@
-"""Run by test_payload_sum on several ranks: each case asserts on every rank, and rank 0 prints its name."""
+"""Run by test_allreduce on several ranks: each case asserts on every rank, and rank 0 prints its name."""
 
 import os
 
 import numpy as np
 from mpi4py import MPI
 
-from lib.communication import allreduce as payload_sum
-from lib.communication import wire
+from lib.communication import allreduce, wire
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD
@@ -18,11 +17,11 @@ def payload_of(rank, size, dtype):
 
 
 def without_shared_memory(size, dtype):
-    share, payload_sum._share_memory = payload_sum._share_memory, lambda *_: None
+    share, allreduce._share_memory = allreduce._share_memory, lambda *_: None
     try:
-        return payload_sum.join(world, size, dtype)
+        return allreduce.join(world, size, dtype)
     finally:
-        payload_sum._share_memory = share
+        allreduce._share_memory = share
 
 
 def assert_adds_up(sums, sizes, dtype):
@@ -33,85 +32,86 @@ def assert_adds_up(sums, sizes, dtype):
         assert sums.sum(size).tobytes() == expected.tobytes(), (type(sums), size)
 
 
+@ranks_cases.case
 def processes_of_one_host_share_memory():
     for dtype in ('float16', 'float32'):
-        sums = payload_sum.join(world, 70001, dtype)
-        assert isinstance(sums, payload_sum.SharedMemorySum)
+        sums = allreduce.join(world, 70001, dtype)
+        assert isinstance(sums, allreduce.SharedMemorySum)
         # Turns of all lengths, shorter than the number of processes included, one after the other.
         assert_adds_up(sums, [70001, 1, 2, P, P + 1, 1000, 70000, 0, 70001], dtype)
 
 
+@ranks_cases.case
 def others_send_the_same_bits():
     for dtype in ('float16', 'float32'):
         sums = without_shared_memory(70001, dtype)
-        assert isinstance(sums, payload_sum.AllToAllSum)
+        assert isinstance(sums, allreduce.AllToAllSum)
         assert_adds_up(sums, [70001, 1, 2, P, P + 1, 1000, 70000, 0, 70001], dtype)
 
 
+@ranks_cases.case
 def a_turn_is_no_longer_than_what_is_sent():
-    assert payload_sum.join(world, 3, 'float16').capacity == without_shared_memory(3, 'float16').capacity == 3
-    assert payload_sum.join(world, 0, 'float16').capacity == 1
-    assert payload_sum.join(world, 1 << 30, 'float16').capacity == 1 << 19
+    assert allreduce.join(world, 3, 'float16').capacity == without_shared_memory(3, 'float16').capacity == 3
+    assert allreduce.join(world, 0, 'float16').capacity == 1
+    assert allreduce.join(world, 1 << 30, 'float16').capacity == 1 << 19
 
 
+@ranks_cases.case
 def different_sizes_are_refused_everywhere():
     try:
-        payload_sum.join(world, 100 + world.rank, 'float32')
+        allreduce.join(world, 100 + world.rank, 'float32')
     except ValueError as error:
         assert f'processes send 100 to {99 + P} elements' in str(error)
     else:
         raise AssertionError('not refused')
 
 
+@ranks_cases.case
 def one_process_that_can_not_map_the_memory_sends_all_to_mpi():
-    map_, payload_sum._map = payload_sum._map, lambda *_: None
+    map_, allreduce._map = allreduce._map, lambda *_: None
     try:
         if world.rank != P - 1:
-            payload_sum._map = map_
-        sums = payload_sum.join(world, 100, 'float32')
+            allreduce._map = map_
+        sums = allreduce.join(world, 100, 'float32')
     finally:
-        payload_sum._map = map_
-    assert isinstance(sums, payload_sum.AllToAllSum)
+        allreduce._map = map_
+    assert isinstance(sums, allreduce.AllToAllSum)
     assert_adds_up(sums, [100], 'float32')
 
 
+@ranks_cases.case
 def no_room_on_the_first_process_sends_all_to_mpi():
     def refuse(*_):
         raise OSError(28, 'No space left on device')
 
     allocate, os.posix_fallocate = os.posix_fallocate, refuse
     try:
-        assert isinstance(payload_sum.join(world, 100, 'float32'), payload_sum.AllToAllSum)
+        assert isinstance(allreduce.join(world, 100, 'float32'), allreduce.AllToAllSum)
     finally:
         os.posix_fallocate = allocate
 
 
+@ranks_cases.case
 def memory_of_another_is_not_taken_for_the_first_process_s():
     path = f'/proc/{os.getpid()}/fd/'
     descriptor = os.memfd_create('other')
     os.ftruncate(descriptor, 4096)
-    assert payload_sum._map(f'{path}{descriptor}', 4096, b'x' * 16) is None
-    assert payload_sum._map(f'{path}{descriptor}', 4096, bytes(16)) is not None
-    assert payload_sum._map(f'{path}{descriptor}', 8192, bytes(16)) is None
+    assert allreduce._map(f'{path}{descriptor}', 4096, b'x' * 16) is None
+    assert allreduce._map(f'{path}{descriptor}', 4096, bytes(16)) is not None
+    assert allreduce._map(f'{path}{descriptor}', 8192, bytes(16)) is None
     os.close(descriptor)
-    assert payload_sum._map(f'{path}{descriptor}', 4096, bytes(16)) is None
+    assert allreduce._map(f'{path}{descriptor}', 4096, bytes(16)) is None
 
 
+@ranks_cases.case
 def no_file_stays_open():
     before = os.listdir('/proc/self/fd')
-    sums = [payload_sum.join(world, 1000, 'float16') for _ in range(20)]
+    sums = [allreduce.join(world, 1000, 'float16') for _ in range(20)]
     opened = len(os.listdir('/proc/self/fd')) - len(before)
     assert opened <= len(sums), opened  # the mapping's own copy at most
     del sums
     assert len(os.listdir('/proc/self/fd')) <= len(before)
 
 
-CASES = [processes_of_one_host_share_memory, others_send_the_same_bits, a_turn_is_no_longer_than_what_is_sent,
-         different_sizes_are_refused_everywhere,
-         one_process_that_can_not_map_the_memory_sends_all_to_mpi,
-         no_room_on_the_first_process_sends_all_to_mpi,
-         memory_of_another_is_not_taken_for_the_first_process_s, no_file_stays_open]
-
-
 if __name__ == '__main__':
-    ranks_cases.run(CASES)
+    ranks_cases.run()

@@ -8,7 +8,7 @@ import chainer
 import numpy as np
 from mpi4py import MPI
 
-from lib.communication import allreduce as payload_sum, communicators, wire
+from lib.communication import allreduce, communicators, wire
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD
@@ -45,6 +45,7 @@ def assert_same_everywhere(value):
     assert all(other == values[0] for other in values)
 
 
+@ranks_cases.case
 def mean_is_within_the_stated_bound():
     shapes = [(3, 7, 5), (1001,), (64, 33)]
     for dtype, u, tiny in (('float16', 2.0 ** -11, 2.0 ** -25), ('float32', 2.0 ** -24, 0.0)):
@@ -59,6 +60,7 @@ def mean_is_within_the_stated_bound():
                     assert (abs(g - M) <= (1 + 4 * u) * bound).all(), (dtype, K, S, sigma)
 
 
+@ranks_cases.case
 def ranks_hold_the_same_bits():
     for dtype in ('float16', 'float32'):
         comm = communicators.create_communicator('naive', dtype)
@@ -66,12 +68,14 @@ def ranks_hold_the_same_bits():
             assert_same_everywhere(exchange(comm, [(size,) for size in sizes]).tobytes())
 
 
+@ranks_cases.case
 def exchange_gives_the_bits_of_the_pure_functions():
     assert_bits_of_the_pure_functions()
 
 
+@ranks_cases.case
 def between_hosts_it_gives_the_same_bits():
-    with mock.patch.object(payload_sum, '_share_memory', lambda *_: None):
+    with mock.patch.object(allreduce, '_share_memory', lambda *_: None):
         assert_bits_of_the_pure_functions()
 
 
@@ -89,6 +93,7 @@ def assert_bits_of_the_pure_functions():
         assert exchange(comm, shapes).tobytes() == expected.tobytes()
 
 
+@ranks_cases.case
 def fewer_elements_than_ranks():
     comm = communicators.create_communicator('naive', 'float32')
     model = make_model([(1,)])
@@ -97,6 +102,7 @@ def fewer_elements_than_ranks():
     assert model.p0.grad.tolist() == [(P - 1) / 2]
 
 
+@ranks_cases.case
 def missing_gradient_counts_as_zero():
     comm = communicators.create_communicator('naive', 'float16')
     for zero_fill in (False, True):
@@ -113,6 +119,7 @@ def missing_gradient_counts_as_zero():
             assert model.p1.grad is None
 
 
+@ranks_cases.case
 def split_communicators_average_their_own_ranks():
     comm = communicators.create_communicator('naive', 'float32', 2.0)
     part = comm.split(world.rank % 2, world.rank)
@@ -138,12 +145,14 @@ def filled_model(value):
     return model
 
 
+@ranks_cases.case
 def finite_mean_is_called_finite_everywhere():
     comm = communicators.create_communicator('naive', 'float16')
     comm.multi_node_mean_grad(filled_model(1000))
     assert comm.gradient_is_finite()
 
 
+@ranks_cases.case
 def nan_is_explained_by_rank_and_parameter():
     for dtype in ('float16', 'float32'):
         comm = communicators.create_communicator('naive', dtype)
@@ -155,6 +164,7 @@ def nan_is_explained_by_rank_and_parameter():
         assert f'/p1 holds NaN before the exchange, on rank {P - 1}' in text, text
 
 
+@ranks_cases.case
 def overflow_of_a_payload_is_explained():
     comm = communicators.create_communicator('naive', 'float16', 64.0, 2)
     model = filled_model(1)
@@ -165,6 +175,7 @@ def overflow_of_a_payload_is_explained():
     assert '--loss-scale smaller than 64' in text and '--allreduce-grad-dtype float32' in text, text
 
 
+@ranks_cases.case
 def overflow_of_a_sum_is_explained():
     comm = communicators.create_communicator('naive', 'float16')
     model = filled_model(1)
@@ -176,45 +187,5 @@ def overflow_of_a_sum_is_explained():
     assert np.isfinite(model.p0.grad).all() and np.isfinite(model.p2.grad).all()
 
 
-def agreement_is_that_of_any_rank():
-    comm = communicators.create_communicator('naive')
-    assert communicators.agree(comm, False, world.rank == P - 1, True) == (False, True, True)
-
-
-def broadcast_copies_parameters_and_persistents():
-    comm = communicators.create_communicator('naive')
-    model = chainer.Chain(conv=chainer.links.Convolution2D(3, 5, 3), bn=chainer.links.BatchNormalization(5),
-                          half=make_model([(3, 3)], np.float16))
-    for _, param in model.namedparams():
-        param.array[...] = world.rank + 7
-    model.bn.avg_mean[...] = world.rank + 1
-    model.bn.avg_var[...] = np.arange(5) + world.rank
-    model.bn.N = world.rank + 3
-    communicators.broadcast_model(comm, model)
-    assert all((param.array == 7).all() for param in model.params())
-    assert (model.bn.avg_mean == 1).all() and (model.bn.avg_var == np.arange(5)).all() and model.bn.N == 3
-    assert model.half.p0.dtype == np.float16
-
-
-def broadcast_keeps_names_shapes_dtypes_and_bytes():
-    comm = communicators.create_communicator('naive')
-    arrays = {'scalar': np.array(3, np.int64), 'empty': np.empty((0, 4), np.float32), 'text': np.array('αβ'),
-              'odd': np.arange(3, dtype=np.uint8), 'transposed': np.arange(12.0).reshape(3, 4).T}
-    received = communicators.broadcast_arrays(comm, arrays if world.rank == 0 else None)
-    assert list(received) == list(arrays)
-    for name, array in arrays.items():
-        assert received[name].shape == array.shape and received[name].dtype == array.dtype
-        assert (received[name] == array).all()
-
-
-CASES = [mean_is_within_the_stated_bound, ranks_hold_the_same_bits,
-         exchange_gives_the_bits_of_the_pure_functions, between_hosts_it_gives_the_same_bits,
-         fewer_elements_than_ranks, missing_gradient_counts_as_zero,
-         split_communicators_average_their_own_ranks, finite_mean_is_called_finite_everywhere,
-         nan_is_explained_by_rank_and_parameter,
-         overflow_of_a_payload_is_explained, overflow_of_a_sum_is_explained, agreement_is_that_of_any_rank,
-         broadcast_copies_parameters_and_persistents, broadcast_keeps_names_shapes_dtypes_and_bytes]
-
-
 if __name__ == '__main__':
-    ranks_cases.run(CASES)
+    ranks_cases.run()

@@ -6,16 +6,17 @@ import gc
 import pathlib
 import subprocess
 import sys
-import types
 import weakref
 
 import chainer
 import numpy as np
 import pytest
 
-from lib.communication import communicators
+from lib.communication import collectives, communicators
 from lib.errors import UserError
+from tests import ranks_cases
 
+SCRIPT = 'tests/lib/communication/ranks_communicators.py'
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
@@ -56,8 +57,8 @@ def test_one_process_rounds_like_several_and_calls_no_mpi():
     for got, values in ((model.a.grad, a), (model.b.grad, b)):
         rounded = (values / np.float32(3)).astype(np.float16)
         assert np.array_equal(got, rounded.astype(np.float32) / np.float32(8))
-    assert communicators.agree(comm, True, False) == (True, False)
-    communicators.broadcast_model(comm, model)
+    assert collectives.agree(comm, True, False) == (True, False)
+    collectives.broadcast_model(comm, model)
 
 
 def test_gradients_are_views_of_one_buffer_that_is_reused():
@@ -125,25 +126,9 @@ def test_wrong_argument_is_named_in_one_line(arguments, named):
 
 # Several ranks: one run of all cases per number of ranks.
 
-CASES = ['mean_is_within_the_stated_bound', 'ranks_hold_the_same_bits',
-         'exchange_gives_the_bits_of_the_pure_functions', 'between_hosts_it_gives_the_same_bits',
-         'fewer_elements_than_ranks',
-         'missing_gradient_counts_as_zero', 'split_communicators_average_their_own_ranks',
-         'finite_mean_is_called_finite_everywhere',
-         'nan_is_explained_by_rank_and_parameter', 'overflow_of_a_payload_is_explained',
-         'overflow_of_a_sum_is_explained', 'agreement_is_that_of_any_rank',
-         'broadcast_copies_parameters_and_persistents', 'broadcast_keeps_names_shapes_dtypes_and_bytes']
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', ranks_cases.names(SCRIPT))
 @pytest.mark.parametrize('ranks', [2, 3, 4])
 def test_on_ranks(assert_on_ranks, ranks, case):
-    assert_on_ranks('tests/lib/communication/ranks_communicators.py', ranks, case)
-
-
-def test_wrong_sum_of_known_values_is_a_fault(monkeypatch):
-    comm = types.SimpleNamespace(rank=0, size=1)
-    communicators.check_sum(comm, np)
-    monkeypatch.setattr(communicators, 'sum_over_processes', lambda comm, values: values.__iadd__(1))
-    with pytest.raises(RuntimeError, match='MPI'):
-        communicators.check_sum(comm, np)
+    assert_on_ranks(SCRIPT, ranks, case)

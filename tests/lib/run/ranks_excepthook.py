@@ -1,6 +1,5 @@
-"""What test_faults.py runs on two ranks: ``ranks_faults.py CASE``."""
+"""What test_excepthook.py runs on two ranks: ``ranks_excepthook.py CASE``."""
 
-import ctypes
 import sys
 import threading
 import time
@@ -8,8 +7,9 @@ import time
 import numpy as np
 from mpi4py import MPI
 
+from lib.communication.collectives import collectively
 from lib.errors import UserError
-from lib.run import excepthook as faults
+from lib.run import excepthook, machine
 
 comm = MPI.COMM_WORLD
 rank = comm.Get_rank()
@@ -61,54 +61,7 @@ def fault_in_common_step():
         if rank == 1:
             raise ValueError('not the user')
 
-    faults.collectively(comm, step)
-
-
-def stall():
-    with_lock = len(sys.argv) > 2
-    watchdog = faults.StallWatchdog(comm, 2)
-    watchdog.beat(17)
-    if rank == 1:
-        stand_still(with_lock)
-    wait_for_the_other()
-
-
-def stand_still(with_lock):
-    if with_lock:
-        ctypes.PyDLL(None).sleep(60)  # PyDLL keeps the interpreter lock
-    time.sleep(60)
-
-
-def told(function, *args):
-    try:
-        return f'returned {function(*args)}'
-    except UserError as error:
-        return f'UserError {error}'
-
-
-def agreement():
-    """Prints what each rank learns, one line per case, the ranks in turn."""
-    def on(ranks, message):
-        def step():
-            if rank in ranks:
-                raise UserError(message)
-            return rank
-        return step
-
-    lines = [
-        told(faults.collectively, comm, on([], '')),
-        told(faults.collectively, comm, on([1], 'no data')),
-        told(faults.collectively, comm, on([0, 1], 'no data')),
-        told(faults.collectively, comm, on([0, 1], f'no data {rank}')),
-        told(faults.check_job, comm, {'version': 1, 'sizes': [1, 2]}),
-        told(faults.check_job, comm, {'version': 1 + rank, 'sizes': [1, 2]}),
-        told(faults.check_job, comm, {'version': 1, **({'n_train': 5} if rank else {})}),
-        f'mpi {faults.versions()["mpi"]}',
-    ]
-    gathered = comm.gather(lines)
-    if rank == 0:
-        for theirs in gathered:
-            print(*theirs, sep='\n', flush=True)
+    collectively(comm, step)
 
 
 class ReduceThatLosesRanks:
@@ -122,8 +75,8 @@ class ReduceThatLosesRanks:
 
 
 def wrong_sums():
-    faults.check_job(ReduceThatLosesRanks(), {})
+    machine.check_job(ReduceThatLosesRanks(), {})
 
 
-faults.install_excepthook(comm, patience=2)
+excepthook.install_excepthook(comm, patience=2)
 globals()[sys.argv[1]]()

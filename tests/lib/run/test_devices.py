@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from lib.run import devices
+from lib.run import devices, machine
 from lib.errors import UserError
 
 
@@ -40,19 +40,6 @@ def test_two_ranks_on_one_gpu_are_refused_by_name():
     assert 'rank 3 sees 2 GPUs' in message and '\n' not in message
 
 
-def test_gpus_are_counted_by_name():
-    assert devices.count_gpus(['P100'] * 3 + ['V100']) == '3 x P100, 1 x V100'
-
-
-@pytest.mark.parametrize('hosts, text', [
-    ([('a', '2-core Xeon')], '1 process on 2-core Xeon'),
-    ([('a', '2-core Xeon')] * 2, '2 processes on 2-core Xeon'),
-    ([('a', '2-core Xeon'), ('b', '2-core Xeon')] * 2, '4 processes on 2 x 2-core Xeon'),
-    ([('a', '2-core Xeon'), ('b', '8-core EPYC')], '2 processes on 2-core Xeon, 8-core EPYC')])
-def test_computers_are_counted_with_their_processes(hosts, text):
-    assert devices.count_cpus(hosts) == text
-
-
 def fake_cuda(count=1, **attributes):
     def get_device_count():
         if isinstance(count, Exception):
@@ -84,7 +71,7 @@ def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, 
     monkeypatch.setattr(devices, '_nccl_available', lambda: nccl)
     assert devices.missing_for_gpus() == expected
     assert devices.choose_communicator() == 'naive'
-    assert devices.notes('naive') == [f'computing on the CPU: {expected}']
+    assert machine.notes('naive') == [f'computing on the CPU: {expected}']
     with pytest.raises(UserError) as raised:
         devices.choose_communicator('pure_nccl')
     assert str(raised.value) == f'--communicator pure_nccl: {expected}, or choose naive'
@@ -119,5 +106,5 @@ def test_ranks_that_chose_different_communicators_are_refused():
 def test_cpu_is_bound_and_described():
     device = devices.bind('naive', Communicator('naive'))
     assert device.name == '@numpy'
-    text = devices.describe(device, Communicator(('elsewhere', '8-core EPYC')))
+    text = machine.describe(device, Communicator(('elsewhere', '8-core EPYC')))
     assert text.startswith('2 processes on ') and '8-core EPYC' in text

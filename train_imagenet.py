@@ -19,8 +19,6 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-import numpy as np
-
 from lib import constants, errors
 from lib.checkpoint import file as checkpoint
 from lib.data import input as job_input
@@ -30,6 +28,8 @@ from lib.errors import TrainingFault, UserError
 from lib.plan import Plan
 from lib.run import arguments, launcher, output, summary
 from lib.run.signals import StopRequest
+
+import numpy as np
 
 # Length of --test: training, and validation of every process.
 TEST_ITERATIONS = 4
@@ -68,10 +68,11 @@ def show_plan(args):
 
 def make_plan(args, n_train, n_val, n_class, data, workers):
     """The plan that follows from the options and the data, and the network that it is about."""
+    from lib.batch_statistics import BatchStatistics
+
     import chainer
 
     import models
-    from lib.batch_statistics import BatchStatistics
 
     chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
     on_sample_set = args.train is None and args.n_train is None and not args.synthetic
@@ -101,11 +102,12 @@ def train(args, stack, stop_request):
         ImagePool(0 if args.synthetic else args.loaderjob, args.loader)))
 
     # Imported here, because they import Chainer's parts of MPI.
-    from extensions import checkpointing
     from lib.batch_statistics import BatchStatistics
     from lib.communication import collectives, communicators
     from lib.run import devices, excepthook, machine, timing
     from lib.updater import WorkerUpdater
+
+    from extensions import checkpointing
 
     world = communicators.world()
     excepthook.install_excepthook(world)
@@ -225,12 +227,13 @@ def make_optimizer(plan, model):
 
 def make_trainer(args, updater, statistics, images, versions):
     """Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
+    from lib import validation
+    from lib.run.watchdog import StallWatchdog
+
     from chainer import training
 
     import extensions
     from extensions import progress
-    from lib import validation
-    from lib.run.watchdog import StallWatchdog
 
     plan, comm, model = updater.plan, updater.comm, updater.model
     optimizer = updater.get_optimizer('main')

@@ -3,12 +3,12 @@
 import dataclasses
 import sys
 
-import numpy as np
-from chainer import training
-
 from lib.checkpoint import file as checkpoint
 from lib.communication import collectives
 from lib.errors import UserError
+
+import numpy as np
+from chainer import training
 
 _KEEP = 3  # the newest; an older one serves when a disk has damaged the last
 

@@ -3,11 +3,11 @@
 import csv
 import os
 
+from lib.run import output
+
 import chainer
 import numpy as np
 from chainer import training
-
-from lib.run import output
 
 COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
 

@@ -2,12 +2,12 @@
 
 import os
 
+from lib.communication import collectives
+from lib.run import output
+
 import numpy as np
 from chainer import training
 from chainer.training import extensions
-
-from lib.communication import collectives
-from lib.run import output
 
 _AVERAGED = ('main/loss', 'main/accuracy')
 _UNREAD = 1000  # iterations whose values stay on the device at most

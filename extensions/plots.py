@@ -3,10 +3,10 @@
 import os
 import time
 
+from lib.run import output
+
 import numpy as np
 from chainer import training
-
-from lib.run import output
 
 _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
 

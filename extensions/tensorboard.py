@@ -1,8 +1,8 @@
 """The log as TensorBoard event files, through tensorboardX."""
 
-from chainer import training
-
 from lib.errors import UserError
+
+from chainer import training
 
 
 class TensorBoard(training.Extension):

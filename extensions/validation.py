@@ -1,11 +1,11 @@
 """Validation of the whole job, exact (``lib.validation``)."""
 
-import chainer
-from chainer import training
-
 from lib import validation
 from lib.communication import collectives
 from lib.errors import UserError
+
+import chainer
+from chainer import training
 
 
 class Validation(training.Extension):

@@ -1,12 +1,12 @@
 """One iteration of the method: n workers' gradients, their mean, one update."""
 
-import chainer
-import chainer.functions as F
-import numpy as np
-
 from lib.communication import collectives
 from lib.data import normalization
 from lib.errors import TrainingFault, UserError
+
+import chainer
+import chainer.functions as F
+import numpy as np
 
 
 class WorkerUpdater(chainer.training.Updater):

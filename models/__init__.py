@@ -3,12 +3,11 @@
 ``build`` makes one by its name; ``insize`` is the side of the images each is meant for.
 """
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+from lib.errors import UserError
 
 import chainer.links as L
 import numpy as np
 
-from lib.errors import UserError
 from models.resnet50 import ResNet50, ResNet101, ResNet152
 from models.small_resnet import ResNet8, ResNet20
 

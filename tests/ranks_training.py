@@ -1,16 +1,10 @@
 """Trains with the program's own parts and says after every iteration whether all ranks hold the same bits."""
 
-import lib  # noqa: F401, I001  (before anything that imports Chainer)
-
 import sys
 
-import chainer
-import numpy as np
-
-import models
 from lib import constants
-from lib.communication import collectives, communicators
 from lib.batch_statistics import BatchStatistics
+from lib.communication import collectives, communicators
 from lib.data.batches import SyntheticBatches
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
@@ -18,6 +12,11 @@ from lib.recipe import PUBLISHED
 from lib.run.signals import StopRequest
 from lib.run.timing import Timer
 from lib.updater import WorkerUpdater
+
+import chainer
+import numpy as np
+
+import models
 
 dtype = sys.argv[1]
 comm = communicators.create_communicator('naive', dtype)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+from lib.checkpoint import file as checkpoint
+
 import numpy as np
 import pytest
 
 from jobs import fault_injection, soak
-from lib.checkpoint import file as checkpoint
 
 HOST = re.escape(os.uname().nodename)
 SECONDS = 30  # within which one rank's fault ends the job

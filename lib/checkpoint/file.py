@@ -23,11 +23,11 @@ import stat
 import threading
 import zipfile
 
+from lib.errors import UserError
+
 import chainer
 import numpy as np
 from chainer.backends import cuda
-
-from lib.errors import UserError
 
 _DIRECTORY = 'checkpoint'
 _NAME = re.compile(r'iteration-(\d{8,})\.npz')

@@ -11,11 +11,11 @@ Long payloads take several turns, so that what is packed, added and unpacked in 
 import mmap
 import os
 
-import numpy as np
-from chainer.backends import cuda
-
 from lib.communication import wire
 from lib.communication.collectives import sum_over_processes
+
+import numpy as np
+from chainer.backends import cuda
 
 # Elements per turn; over a network also at least this many per message, to be worth its latency.
 _TURN = 1 << 19

@@ -6,11 +6,11 @@
 import math
 import platform
 
+from lib.errors import UserError
+
 import numpy as np
 from chainer.backends import cuda
 from chainer.serializers import NpzDeserializer, npz
-
-from lib.errors import UserError
 
 
 class FailedElsewhere(RuntimeError):

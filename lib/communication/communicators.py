@@ -10,11 +10,11 @@ Nothing here imports MPI before :func:`create_communicator` is called: importing
 processes that load data must have been started by then.
 """
 
-import numpy as np
-from chainer.backends import cuda
-
 from lib.communication import allreduce, layout, non_finite, wire
 from lib.errors import UserError
+
+import numpy as np
+from chainer.backends import cuda
 
 
 def world():

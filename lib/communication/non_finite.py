@@ -1,9 +1,9 @@
 """Why a mean of gradients is not finite: which rank, which parameter, and what to do."""
 
+from lib.communication import layout, wire
+
 import numpy as np
 from chainer.backends import cuda
-
-from lib.communication import layout, wire
 
 
 def explain(comm, params, gradients, mean):

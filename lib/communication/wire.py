@@ -21,9 +21,9 @@ by K and P S. NCCL adds in the wire's dtype, at every hop of its ring: up to P -
 instead of one. An element overflows when |G_r| / K or the sum of the payloads reaches 65520.
 """
 
-import numpy as np
-
 from lib.compiled import loops
+
+import numpy as np
 
 # On GPUs the same arithmetic; ChainerMN's own kernels do not compile with CuPy 14.
 PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',

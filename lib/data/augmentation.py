@@ -6,9 +6,9 @@ that decodes it, nor on what was drawn before.
 
 import math
 
-import numpy as np
-
 from lib import constants
+
+import numpy as np
 
 # Second half of the Philox key: separates these uses of the seed from each other and from the order (1).
 _CROP_DOMAIN = 2

@@ -10,11 +10,11 @@ import functools
 import itertools
 import math
 
-import numpy as np
-
 from lib.data.decoder_pool import ImagePool
 from lib.errors import BadImage
 from lib.sharding import permutation, worker_batch
+
+import numpy as np
 
 __all__ = ['ImagePool', 'SyntheticBatches', 'TrainingBatches', 'validation_batches']
 

@@ -9,9 +9,9 @@ import hashlib
 import os
 import stat
 
-import numpy as np
-
 from lib.errors import UserError
+
+import numpy as np
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif')
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)

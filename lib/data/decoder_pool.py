@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 
-import numpy as np
-
 from lib.data.decoder_process import PACKET_BYTES, decode_images, map_pixels
 from lib.errors import UserError
+
+import numpy as np
 
 # Signals that a launcher or a terminal sends to the whole group: the training process decides what they mean.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}

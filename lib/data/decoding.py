@@ -13,11 +13,11 @@ import math
 import os
 import warnings
 
-import numpy as np
-from PIL import Image
-
 from lib.data.augmentation import colour_jitter, training_crop, validation_box
 from lib.errors import BadImage
+
+import numpy as np
+from PIL import Image
 
 # A damaged file either raises, or is fine for training; its warnings would drown the log of a long run.
 warnings.filterwarnings('ignore', module=r'PIL\.')

@@ -2,10 +2,10 @@
 
 import functools
 
-import numpy as np
-
 from lib import constants
 from lib.compiled import loops
+
+import numpy as np
 
 KERNEL = (
     'raw uint8 images, raw T tables, int64 area', 'T out',

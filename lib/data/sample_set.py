@@ -12,11 +12,11 @@ import math
 import os
 import shutil
 
+from lib.errors import UserError
+
 import filelock
 import numpy as np
 from PIL import Image
-
-from lib.errors import UserError
 
 SEED = 2017
 VERSION = 2                                  # raise it when anything that is drawn changes

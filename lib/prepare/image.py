@@ -2,9 +2,9 @@
 
 import io
 
-from PIL import Image
-
 from lib.data import decoding
+
+from PIL import Image
 
 QUALITY = 90
 

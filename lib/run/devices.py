@@ -2,10 +2,10 @@
 
 import platform
 
+from lib.errors import UserError
+
 import chainer
 from chainer.backends import cuda
-
-from lib.errors import UserError
 
 # Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
 CUDNN_WORKSPACE = 512 << 20

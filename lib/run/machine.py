@@ -6,14 +6,14 @@ import os
 import platform
 import sys
 
-import numpy as np
-from chainer.backends import cuda
-
 from lib.communication.collectives import group, host, name_ranks
 from lib.compiled import loops
 from lib.errors import UserError
 from lib.run.devices import INSTALL, in_one_line, missing_for_gpus
 from lib.run.launcher import launched_size
+
+import numpy as np
+from chainer.backends import cuda
 
 
 def check_job(mpi_comm, facts):

@@ -1,11 +1,12 @@
 import types
 
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
+
 import pytest
 from PIL import Image
 
 from extensions import Plots
-from lib.plan import Plan
-from lib.recipe import PUBLISHED
 
 PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
             n_train=64, n_val=0, data='', workers=1)

@@ -1,7 +1,5 @@
 """Run by test_gpu_check: the checks of jobs/gpu_check.py with the CPU in the place of the GPU."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import chainer
 
 from jobs import gpu_check

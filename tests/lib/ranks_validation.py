@@ -1,7 +1,5 @@
 """Validates N = 0...17 images in batches of 1, 4, 32 on 1, 2 and 3 ranks against one process's count."""
 
-import lib  # noqa: F401, I001  (before anything that imports Chainer)
-
 import pathlib
 import sys
 import types
@@ -10,10 +8,10 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
-
 from lib import validation  # noqa: E402
 from lib.communication import collectives, communicators  # noqa: E402
+
+from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
 
 whole = communicators.create_communicator('naive')
 for size in (1, 2, 3):

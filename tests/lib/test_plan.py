@@ -1,10 +1,10 @@
 import dataclasses
 import json
 
-import pytest
-
 from lib.plan import Plan
 from lib.recipe import PUBLISHED, Recipe
+
+import pytest
 
 
 def paper_plan(**changes):

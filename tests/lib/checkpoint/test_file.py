@@ -1,5 +1,3 @@
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import errno
 import io
 import json
@@ -13,16 +11,16 @@ import sys
 import threading
 import zipfile
 
+from lib.checkpoint import file as checkpoint
+from lib.checkpoint.file import DamagedCheckpoint
+from lib.errors import UserError
+from lib.optimizers import RMSpropWarmup
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
 import pytest
-
-from lib.checkpoint import file as checkpoint
-from lib.checkpoint.file import DamagedCheckpoint
-from lib.errors import UserError
-from lib.optimizers import RMSpropWarmup
 
 ARRAYS = {
     'model/fc/W': np.arange(6, dtype=np.float32).reshape(2, 3),

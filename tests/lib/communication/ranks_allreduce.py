@@ -2,10 +2,11 @@
 
 import os
 
+from lib.communication import allreduce, wire
+
 import numpy as np
 from mpi4py import MPI
 
-from lib.communication import allreduce, wire
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD

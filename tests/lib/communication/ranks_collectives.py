@@ -1,11 +1,12 @@
 """Run by test_collectives on several ranks: each case asserts on every rank, and rank 0 prints its name."""
 
+from lib.communication import collectives, communicators
+from lib.errors import UserError
+
 import chainer
 import numpy as np
 from mpi4py import MPI
 
-from lib.communication import collectives, communicators
-from lib.errors import UserError
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD

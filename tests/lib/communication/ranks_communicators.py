@@ -1,14 +1,13 @@
 """Run by test_communicators on several ranks: each case asserts on every rank, and rank 0 prints its name."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 from unittest import mock
+
+from lib.communication import allreduce, communicators, wire
 
 import chainer
 import numpy as np
 from mpi4py import MPI
 
-from lib.communication import allreduce, communicators, wire
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD

@@ -1,9 +1,10 @@
 """Sums of payloads over processes, through shared memory and through MPI."""
 
+from lib.communication import allreduce
+
 import numpy as np
 import pytest
 
-from lib.communication import allreduce
 from tests import ranks_cases
 
 SCRIPT = 'tests/lib/communication/ranks_allreduce.py'

@@ -3,11 +3,12 @@
 import os
 import types
 
+from lib.communication import collectives
+from lib.errors import UserError
+
 import numpy as np
 import pytest
 
-from lib.communication import collectives
-from lib.errors import UserError
 from tests import ranks_cases
 
 SCRIPT = 'tests/lib/communication/ranks_collectives.py'

@@ -1,19 +1,18 @@
 """The exchange of gradients, on one process and on several ranks; test_wire.py has its arithmetic."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import gc
 import pathlib
 import subprocess
 import sys
 import weakref
 
+from lib.communication import collectives, communicators
+from lib.errors import UserError
+
 import chainer
 import numpy as np
 import pytest
 
-from lib.communication import collectives, communicators
-from lib.errors import UserError
 from tests import ranks_cases
 
 SCRIPT = 'tests/lib/communication/ranks_communicators.py'

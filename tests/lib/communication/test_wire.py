@@ -1,9 +1,9 @@
 """Arithmetic of the gradients' exchange, compiled and with NumPy."""
 
+from lib.communication import wire
+
 import numpy as np
 import pytest
-
-from lib.communication import wire
 
 
 @pytest.fixture(autouse=True)

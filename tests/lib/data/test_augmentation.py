@@ -1,10 +1,10 @@
 import math
 
-import numpy as np
-import pytest
-
 from lib import constants
 from lib.data.augmentation import colour_jitter, training_crop, validation_box, validation_short_side
+
+import numpy as np
+import pytest
 
 DRAWS = 20000
 

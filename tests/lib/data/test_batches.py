@@ -6,16 +6,16 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from lib.data import decoder_pool as image_pool
 from lib.data.batches import ImagePool, SyntheticBatches, TrainingBatches, validation_batches
 from lib.data.datasets import ImageList
 from lib.data.decoding import load_training, load_validation
 from lib.errors import BadImage, UserError
 from lib.sharding import permutation, worker_batch
+
+import numpy as np
+import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 N = 23

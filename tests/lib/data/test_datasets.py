@@ -4,11 +4,11 @@ import pickle
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-
 from lib.data.datasets import ImageList, open_pair, read_directory, read_list
 from lib.errors import UserError
+
+import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 

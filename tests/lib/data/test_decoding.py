@@ -4,13 +4,13 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-from PIL import Image, ImageOps
-
 from lib.data.augmentation import training_crop
 from lib.data.decoding import load_training, load_validation
 from lib.errors import BadImage
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 EXIF_ORIENTATION = 0x0112

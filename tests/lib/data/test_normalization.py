@@ -1,8 +1,8 @@
-import numpy as np
-import pytest
-
 from lib.data import normalization
 from lib.data.normalization import normalize
+
+import numpy as np
+import pytest
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 10, 3), dtype=np.uint8)
 

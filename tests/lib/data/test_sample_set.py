@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from lib.data import sample_set
 from lib.data.datasets import open_pair
 from lib.errors import UserError
+
+import numpy as np
+import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SMALL = """

@@ -1,7 +1,7 @@
+from lib.data import synthetic
+
 import numpy as np
 import pytest
-
-from lib.data import synthetic
 
 
 def test_sizes_are_imagenets_by_default():

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
+from lib.data import datasets
+from lib.prepare import copying as prepare
+
 import numpy as np
 import pytest
 from PIL import Image
-
-from lib.data import datasets
-from lib.prepare import copying as prepare
 
 ROOT = pathlib.Path(prepare.__file__).resolve().parents[2]
 CLASSES = ['n01440764', 'n01751748', 'n02105855']

@@ -1,10 +1,10 @@
 import io
 
+from lib.prepare.image import UnreadableImage, fitted_size, prepare_image
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-
-from lib.prepare.image import UnreadableImage, fitted_size, prepare_image
 
 
 def photo(width, height, mode='RGB'):

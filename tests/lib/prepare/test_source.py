@@ -1,10 +1,10 @@
 import io
 import tarfile
 
-import pytest
-
 from lib.errors import UserError
 from lib.prepare.source import find_images, read_image
+
+import pytest
 
 TENCH, SNAKE, ALP, DOG = 'n01440764', 'n01751748', 'n09193705', 'n02105855'  # in the order of val: 2, 1, 3
 VAL = [f'ILSVRC2012_val_{number:08d}.JPEG' for number in range(1, 5)]

@@ -4,12 +4,12 @@ import sys
 import threading
 import time
 
-import numpy as np
-from mpi4py import MPI
-
 from lib.communication.collectives import collectively
 from lib.errors import UserError
 from lib.run import excepthook, machine
+
+import numpy as np
+from mpi4py import MPI
 
 comm = MPI.COMM_WORLD
 rank = comm.Get_rank()

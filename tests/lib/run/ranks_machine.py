@@ -2,11 +2,12 @@
 
 import re
 
-from mpi4py import MPI
-
 from lib.communication.collectives import host
 from lib.errors import UserError
 from lib.run import machine
+
+from mpi4py import MPI
+
 from tests import ranks_cases
 
 world = MPI.COMM_WORLD

@@ -4,9 +4,9 @@ import ctypes
 import sys
 import time
 
-from mpi4py import MPI
-
 from lib.run.watchdog import StallWatchdog
+
+from mpi4py import MPI
 
 comm = MPI.COMM_WORLD
 

@@ -1,6 +1,6 @@
-import pytest
-
 from lib.run import arguments
+
+import pytest
 
 
 def refusal(capsys, *words):

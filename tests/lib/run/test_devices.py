@@ -1,13 +1,11 @@
 """Which GPU each rank takes, what is refused, and what is said of the machine: without a GPU."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import types
 
-import pytest
-
-from lib.run import devices, machine
 from lib.errors import UserError
+from lib.run import devices, machine
+
+import pytest
 
 
 def test_ranks_of_a_host_take_its_gpus_in_turn():

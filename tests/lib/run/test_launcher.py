@@ -1,6 +1,6 @@
-import pytest
-
 from lib.run import launcher
+
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,12 @@ import subprocess
 import sys
 import types
 
+from lib.errors import UserError
+from lib.run import machine
+
 import numpy as np
 import pytest
 
-from lib.errors import UserError
-from lib.run import machine
 from tests import ranks_cases
 
 SCRIPT = 'tests/lib/run/ranks_machine.py'

@@ -1,10 +1,10 @@
 import json
 
-import pytest
-
 from lib.checkpoint import file as checkpoint
 from lib.errors import UserError
 from lib.run import output
+
+import pytest
 
 
 def test_missing_directory_is_made(tmp_path):

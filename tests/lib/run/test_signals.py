@@ -3,9 +3,9 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 from lib.run.signals import StopRequest
+
+import pytest
 
 NAMES = ['SIGTERM', 'SIGUSR1', 'SIGINT']
 

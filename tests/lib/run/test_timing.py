@@ -2,9 +2,9 @@
 
 import types
 
-import pytest
-
 from lib.run import timing
+
+import pytest
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 
+from lib.run.watchdog import StallWatchdog
+
 import numpy as np
 import pytest
-
-from lib.run.watchdog import StallWatchdog
 
 RANKS = os.path.join(os.path.dirname(__file__), 'ranks_watchdog.py')
 HOST = re.escape(os.uname().nodename)

@@ -5,7 +5,7 @@ import sys
 from lib import constants
 from lib.batch_statistics import BatchStatistics
 from lib.communication import collectives, communicators
-from lib.data.batches import SyntheticBatches
+from lib.data.synthetic import SyntheticBatches
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
 from lib.recipe import PUBLISHED

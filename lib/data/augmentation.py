@@ -6,20 +6,14 @@ that decodes it, nor on what was drawn before.
 
 import math
 
-from lib import constants
+from lib import constants, random_streams
 
 import numpy as np
 
-# Second half of the Philox key: separates these uses of the seed from each other and from the order (1).
-_CROP_DOMAIN = 2
-_JITTER_DOMAIN = 3
 
-
-def _uniforms(count, domain, seed, epoch, index):
+def _uniforms(count, purpose, seed, epoch, index):
     """``count`` doubles in [0, 1) that belong to (seed, epoch, index)."""
-    bits = np.random.Philox(key=np.array([seed, domain], np.uint64),
-                            counter=np.array([0, 0, index, epoch], np.uint64))
-    return (bits.random_raw(count) >> np.uint64(11)) * 2.0 ** -53
+    return random_streams.uniforms(random_streams.stream(seed, purpose, index, epoch), count)
 
 
 def training_crop(width, height, insize, seed, epoch, index):
@@ -41,7 +35,7 @@ def training_crop(width, height, insize, seed, epoch, index):
         tuple: ``(box, flip)``: left, upper, right, lower edge in pixels of the image, and whether to mirror
         the crop horizontally.
     """
-    draws = _uniforms(1 + 5 * constants.CROP_TRIES, _CROP_DOMAIN, seed, epoch, index).tolist()
+    draws = _uniforms(1 + 5 * constants.CROP_TRIES, random_streams.CROP, seed, epoch, index).tolist()
     flip = draws[0] < 0.5
     low_area, high_area = constants.CROP_AREA
     low_aspect, high_aspect = constants.CROP_ASPECT
@@ -116,7 +110,7 @@ def colour_jitter(image, seed, epoch, index):
 
 def _colour_map(mean, seed, epoch, index):
     """The affine map ``matrix @ colour + offset`` on [0, 255] that jitters an image of that mean colour."""
-    draws = _uniforms(12, _JITTER_DOMAIN, seed, epoch, index)
+    draws = _uniforms(12, random_streams.JITTER, seed, epoch, index)
     weights = 1 + constants.JITTER_STRENGTH * (2 * draws[:3] - 1)
     luminance = np.tile(constants.LUMINANCE, (3, 1))
     matrix = np.eye(3)

@@ -10,16 +10,10 @@ import functools
 import itertools
 import math
 
-from lib.data.decoder_pool import ImagePool
 from lib.errors import BadImage
 from lib.sharding import permutation, worker_batch
 
 import numpy as np
-
-__all__ = ['ImagePool', 'SyntheticBatches', 'TrainingBatches', 'validation_batches']
-
-# Second half of the Philox key: separates synthetic images from the order (1) and the augmentation (2, 3).
-_SYNTHETIC_DOMAIN = 4
 
 
 class _Batch:
@@ -262,48 +256,3 @@ def _skips(on_bad_image):
     if on_bad_image not in ('error', 'skip'):
         raise ValueError(f'on_bad_image is {on_bad_image!r}, not error or skip')
     return on_bad_image == 'skip'
-
-
-class SyntheticBatches:
-    """Training batches without files: as :class:`TrainingBatches`, but random pixels made once.
-
-    Args:
-        n_class (int): Number of classes that labels are drawn from.
-        insize (int): Side of the network's input.
-        seed (int): Seed of the run.
-        batch (int): Images per worker b.
-        n_workers (int): Number of workers n.
-        first_worker (int): First worker that this process plays.
-        n_local_workers (int): Number of workers K that it plays.
-        start_iteration (int): First iteration, from 0.
-        stop_iteration (int): The iteration before which to end.
-
-    Attributes:
-        skipped (list): Empty.
-    """
-
-    _N_DISTINCT = 4  # batches in memory; workers share them
-
-    def __init__(self, n_class, insize, seed, batch, n_workers, first_worker, n_local_workers,
-                 start_iteration, stop_iteration):
-        self.skipped = []
-        workers = range(first_worker, min(first_worker + n_local_workers, n_workers))
-        made = {worker % self._N_DISTINCT: None for worker in workers[:self._N_DISTINCT]}
-        for number in made:
-            bits = np.random.Philox(key=np.array([seed, _SYNTHETIC_DOMAIN], np.uint64),
-                                    counter=np.array([0, 0, 0, number], np.uint64))
-            labels = (bits.random_raw(batch) % np.uint64(n_class)).astype(np.int32)
-            n_bytes = batch * insize * insize * 3
-            pixels = bits.random_raw(-(-n_bytes // 8)).astype('<u8').view(np.uint8)[:n_bytes]
-            made[number] = pixels.reshape(batch, insize, insize, 3), labels
-        self._batches = (made[worker % self._N_DISTINCT] for _ in range(start_iteration, stop_iteration)
-                         for worker in workers)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return next(self._batches)
-
-    def close(self):
-        """Nothing to give back."""

@@ -30,7 +30,7 @@ REDUCING_GAP = 2.0
 _EXIF_ORIENTATION = 0x0112
 # What turns an image of each EXIF orientation upright: the operation, and whether it mirrors columns, mirrors
 # rows and then exchanges the two.
-_UPRIGHT = {1: (None, False, False, False),
+UPRIGHT = {1: (None, False, False, False),
             2: (Image.FLIP_LEFT_RIGHT, True, False, False),
             3: (Image.ROTATE_180, True, True, False),
             4: (Image.FLIP_TOP_BOTTOM, False, True, False),
@@ -89,8 +89,7 @@ def _load(path, insize, choose_box):
             if not is_jpeg:
                 image.load()  # other formats may keep the orientation behind the pixels, or turn themselves
                 width, height = image.size
-            orientation = _orientation(image, is_jpeg)
-        operation, mirror_columns, mirror_rows, exchange = _UPRIGHT.get(orientation, _UPRIGHT[1])
+            operation, mirror_columns, mirror_rows, exchange = UPRIGHT[orientation(image)]
 
         # Only the crop is turned: its box is chosen on the upright size and turned back to the stored image.
         if exchange:
@@ -116,7 +115,8 @@ def _blaming(path):
     except (BadImage, MemoryError):
         raise
     except Exception as error:
-        raise BadImage(path, _reason(path, error)) from None
+        n_bytes = os.path.getsize(path) if os.path.exists(path) else 0
+        raise BadImage(path, reason(error, n_bytes)) from None
 
 
 def _reduce(image, shrinks):
@@ -127,11 +127,13 @@ def _reduce(image, shrinks):
     return scale
 
 
-def _orientation(image, is_jpeg):
-    if is_jpeg and 'exif' not in image.info and 'xmp' not in image.info:
+def orientation(image):
+    """Read the EXIF orientation of an opened image, a key of ``UPRIGHT``; 1, upright, where it has none."""
+    if image.format in ('JPEG', 'MPO') and 'exif' not in image.info and 'xmp' not in image.info:
         return 1  # most files; looking closer would cost some per cent of the decoding
     try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return found if found in UPRIGHT else 1
     except Exception:  # a damaged EXIF block does not spoil the image
         return 1
 
@@ -158,9 +160,10 @@ def to_rgb(image):
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _reason(path, error):
+def reason(error, n_bytes):
+    """Say in one line why an image file of ``n_bytes`` cannot be decoded."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return 'empty file' if os.path.getsize(path) == 0 else 'no image format that Pillow knows'
+        return 'no image format that Pillow knows' if n_bytes else 'empty file'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return ' '.join(str(error).split())[:500] or type(error).__name__

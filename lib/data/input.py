@@ -1,7 +1,7 @@
 """The images of a job: from what the command line names to the batches that one process reads."""
 
 from lib.data import datasets, sample_set, synthetic
-from lib.data.batches import SyntheticBatches, TrainingBatches, validation_batches
+from lib.data.batches import TrainingBatches, validation_batches
 
 
 def open_sets(train=None, val=None, root='.', is_synthetic=False, n_train=None):
@@ -32,7 +32,7 @@ class Input:
     Args:
         plan (lib.plan.Plan): The job.
         rank (int): This process.
-        pool (lib.data.batches.ImagePool): Decodes.
+        pool (lib.data.decoder_pool.ImagePool): Decodes.
         train_set, val_set: As ``open_sets`` gives them.
         val_batchsize (int): Images per validation step.
         on_bad_image (str): ``error`` or ``skip``.
@@ -57,7 +57,7 @@ class Input:
         shape = (plan.insize, plan.seed, plan.batch, plan.workers, self._rank * plan.virtual_workers,
                  plan.virtual_workers, start_iteration, plan.iterations)
         if isinstance(self._train_set, synthetic.SyntheticImages):
-            return SyntheticBatches(plan.n_class, *shape)
+            return synthetic.SyntheticBatches(plan.n_class, *shape)
         batches = TrainingBatches(self._pool, self._train_set, *shape, self._on_bad_image, plan.jitter)
         self.skipped.append(batches.skipped)
         return batches

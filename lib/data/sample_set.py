@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 
+from lib import random_streams
 from lib.errors import UserError
 
 import filelock
@@ -134,16 +135,16 @@ class _Draws:
     """Counter-based random numbers: each image has its own, whichever are drawn before it."""
 
     def __init__(self, index):
-        self._bits = np.random.Philox(key=np.array([SEED, index], np.uint64))
+        self._bits = random_streams.stream(SEED, index)
 
     def uniform(self, low, high):
-        return low + (high - low) * ((int(self._bits.random_raw()) >> 11) * 2.0 ** -53)
+        return low + (high - low) * random_streams.uniforms(self._bits, 1).item()
 
     def noise(self, height, width):
         """Triangular noise in [-1, 1], float32, shape ``(height, width)``."""
         n = height * width
-        raw = self._bits.random_raw(-(-n // 4)).astype('<u8').view(np.uint8).astype(np.float32)
-        return ((raw[:n] - raw[n:2 * n]) / 255).reshape(height, width)
+        raw = random_streams.random_bytes(self._bits, 2 * n).astype(np.float32)
+        return ((raw[:n] - raw[n:]) / 255).reshape(height, width)
 
 
 def _opposite_colours(axis, draws):

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
-from lib.data import decoder_pool as image_pool
-from lib.data.batches import ImagePool, SyntheticBatches, TrainingBatches, validation_batches
+from lib.data import shared_memory
+from lib.data.batches import TrainingBatches, validation_batches
 from lib.data.datasets import ImageList
+from lib.data.decoder_pool import ImagePool
 from lib.data.decoding import load_training, load_validation
+from lib.data.synthetic import SyntheticBatches
 from lib.errors import BadImage, UserError
 from lib.sharding import permutation, worker_batch
 
@@ -311,7 +313,8 @@ import os, sys
 sys.path.insert(0, {root!r})
 import numpy as np
 from lib.data.datasets import ImageList
-from lib.data.batches import ImagePool, TrainingBatches
+from lib.data.batches import TrainingBatches
+from lib.data.decoder_pool import ImagePool
 pool = ImagePool(3)
 images = ImageList({data!r}, [b'%d.jpg' % i for i in range({n})], np.arange({n}))
 batches = TrainingBatches(pool, images, 16, 5, 4, 1, 0, 1, 0, 10 ** 6)
@@ -413,7 +416,7 @@ def test_shortage_of_memory_is_reported_with_the_remedy(two_processes, images, m
 
 
 def test_memory_that_the_machine_does_not_have_is_not_touched(two_processes, images, monkeypatch):
-    monkeypatch.setattr(image_pool, '_available_memory', lambda: 1e6)
+    monkeypatch.setattr(shared_memory, '_available_memory', lambda: 1e6)
     with pytest.raises(UserError, match='more than is free'):
         training(two_processes, images, batch=10000)
     assert len(collect(training(two_processes, images))) == 20

@@ -8,11 +8,6 @@ from PIL import Image
 
 QUALITY = 90
 
-_EXIF_ORIENTATION = 0x0112
-# What turns an image of each EXIF orientation upright.
-_UPRIGHT = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
-            6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
-
 
 class UnreadableImage(Exception):
     """The bytes are no image, or only a part of one; the message says why."""
@@ -40,10 +35,10 @@ def prepare_image(data, short_side, quality=QUALITY):
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             mended = [] if image.format in ('JPEG', 'MPO') else [image.format]
-            orientation = _orientation(image)
-            if orientation in _UPRIGHT:
+            orientation = decoding.orientation(image)
+            if orientation != 1:
                 mended.append(f'EXIF orientation {orientation}')
-                image = image.transpose(_UPRIGHT[orientation])
+                image = image.transpose(decoding.UPRIGHT[orientation][0])
             if image.mode not in ('L', 'RGB') or 'transparency' in image.info:
                 mended.append(image.mode)
                 image = decoding.to_rgb(image)
@@ -60,7 +55,7 @@ def prepare_image(data, short_side, quality=QUALITY):
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise UnreadableImage(_reason(data, error)) from None
+        raise UnreadableImage(decoding.reason(error, len(data))) from None
 
 
 def fitted_size(width, height, short_side):
@@ -69,18 +64,3 @@ def fitted_size(width, height, short_side):
     if shortest <= short_side:
         return width, height
     return tuple((2 * side * short_side + shortest) // (2 * shortest) for side in (width, height))
-
-
-def _orientation(image):
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a damaged EXIF block does not spoil the image
-        return None
-
-
-def _reason(data, error):
-    if not data:
-        return 'empty file'
-    if isinstance(error, Image.UnidentifiedImageError):
-        return 'no image format that Pillow knows'
-    return ' '.join(str(error).split()) or type(error).__name__

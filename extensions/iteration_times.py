@@ -3,7 +3,7 @@
 import csv
 import os
 
-from lib.run import output
+from lib import files
 
 import chainer
 import numpy as np
@@ -26,7 +26,6 @@ class IterationTimes(training.Extension):
         path (str or None): Where to write; None writes nothing.
     """
 
-    priority = training.PRIORITY_WRITER  # before the log reads
     default_name = 'IterationTimes'
 
     def __init__(self, plan, timer, path=None):
@@ -74,7 +73,7 @@ class IterationTimes(training.Extension):
         return seconds
 
     def _append(self, rows, mode='a'):
-        output.try_to(_write_rows, self._path, rows, mode)
+        files.try_to(_write_rows, self._path, rows, mode)
 
 
 def _write_rows(path, rows, mode):

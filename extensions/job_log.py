@@ -2,11 +2,10 @@
 
 import os
 
+from lib import files
 from lib.communication import collectives
-from lib.run import output
 
 import numpy as np
-from chainer import training
 from chainer.training import extensions
 
 _AVERAGED = ('main/loss', 'main/accuracy')
@@ -23,7 +22,6 @@ class JobLog(extensions.LogReport):
     Called on every process, each of which plays ``workers`` workers; rank 0 writes.
     """
 
-    priority = training.PRIORITY_READER
     default_name = 'LogReport'  # the name by which Chainer's PrintReport finds it
 
     def __init__(self, comm, workers, out, trigger):
@@ -71,4 +69,4 @@ class JobLog(extensions.LogReport):
                    if key not in _AVERAGED)
         self._log.append(row)
         if self._comm.rank == 0:
-            output.try_to(output.write_json, self._path, self._log)
+            files.try_to(files.write_json, self._path, self._log)

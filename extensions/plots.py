@@ -3,7 +3,7 @@
 import os
 import time
 
-from lib.run import output
+from lib import files
 
 import numpy as np
 from chainer import training
@@ -14,7 +14,6 @@ _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all o
 class Plots(training.Extension):
     """Draws the schedule at the start, and loss and accuracy from the log as it grows. For rank 0."""
 
-    priority = training.PRIORITY_READER - 50  # after the log has its row
     default_name = 'Plots'
 
     def __init__(self, plan, out):
@@ -37,7 +36,7 @@ class Plots(training.Extension):
         from matplotlib import figure  # takes half a second to import
         picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
         draw(picture)
-        output.try_to(output.write, os.path.join(self._out, name),
+        files.try_to(files.write, os.path.join(self._out, name),
                       lambda file: picture.savefig(file, format='png'), 'wb')
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one file that describes the job, and the weights file a run leaves behind.
+"""A checkpoint: one file that describes the job.
 
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
@@ -16,22 +16,14 @@ import hashlib
 import json
 import math
 import os
-import pathlib
-import platform
-import re
 import stat
-import threading
 import zipfile
 
+from lib import files
 from lib.errors import UserError
 
-import chainer
 import numpy as np
-from chainer.backends import cuda
 
-_DIRECTORY = 'checkpoint'
-_NAME = re.compile(r'iteration-(\d{8,})\.npz')
-_TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'
 _CHUNK = 1 << 20
@@ -50,49 +42,13 @@ class DamagedCheckpoint(UserError):
         return type(self), (self.path, self.reason)
 
 
-# Files
-
-def _host():
-    return platform.node() or 'host'
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Opens a binary file that takes the name ``path``, whole and on the disk, or not at all.
-
-    Raises:
-        OSError: The file cannot be written (disk full, read-only, quota); the temporary file is removed.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Host and process in the name tell a dead writer's leavings from a file being written (see prune).
-    temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
-    try:
-        with open(temporary, 'wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    # The file has its name already, and not every file system can synchronise a directory.
-    with contextlib.suppress(OSError):
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
 def _digest_entry(digest, name, array):
     digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
     digest.update(array.reshape(-1).view(np.uint8).data)
 
 
 def write(path, arrays, description):
-    """Writes a checkpoint atomically and durably.
+    """Write a checkpoint atomically and durably.
 
     The same arguments give the same bytes. SHA-256 took 0.19 s for the 300 MB of ResNet-50 (zip's own
     CRC-32, 0.11 s, comes on top; BLAKE2b 0.43 s, MD5 0.46 s) on a CPU with SHA instructions; like the writing
@@ -118,20 +74,29 @@ def write(path, arrays, description):
             raise TypeError(f'{name}: arrays of {array.dtype} would need pickle or are structured')
     entries[_DESCRIPTION] = np.asarray(json.dumps(description))
     digest = hashlib.sha256()
-    with replacing(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+    with archive_at(path) as archive:
         for name in sorted(entries):
             _digest_entry(digest, name, entries[name])
-            _write_member(archive, name, entries[name])
-        _write_member(archive, _DIGEST, np.asarray(digest.hexdigest()))
+            write_array(archive, name, entries[name])
+        write_array(archive, _DIGEST, np.asarray(digest.hexdigest()))
 
 
-def _write_member(archive, name, array):
+@contextlib.contextmanager
+def archive_at(path):
+    """Open an uncompressed archive for :func:`write_array`, which takes its place whole and durably."""
+    with files.replacing(path, durable=True) as file:
+        with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+            yield archive
+
+
+def write_array(archive, name, array):
+    """Add an array to an archive, as ``numpy.load`` reads it."""
     with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read(path):
-    """Reads a checkpoint and verifies all of it.
+    """Read a checkpoint and verifies all of it.
 
     Returns:
         tuple: ``(arrays, description)``, as given to :func:`write`.
@@ -145,7 +110,8 @@ def read(path):
     return arrays, description
 
 
-def _is_valid(path):
+def is_valid(path):
+    """Whether ``path`` is a whole, unchanged checkpoint; all of it is read."""
     try:
         _scan(path, lambda name, array: None)
     except DamagedCheckpoint:
@@ -154,7 +120,7 @@ def _is_valid(path):
 
 
 def _scan(path, keep):
-    """Verifies a checkpoint, hands each array to ``keep(name, array)`` and returns the description."""
+    """Verify a checkpoint, hand each array to ``keep(name, array)`` and return the description."""
     try:
         return _scan_unguarded(path, keep)
     except FileNotFoundError:
@@ -190,7 +156,7 @@ def _scan_unguarded(path, keep):
 
 
 def _read_member(archive, info):
-    """Name and array of one entry; allocates no more than the archive says it holds."""
+    """Read the name and array of one entry; allocate no more than the archive says it holds."""
     name, extension = os.path.splitext(info.filename)
     if extension != '.npy' or info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f'{info.filename}: not an uncompressed array')
@@ -214,337 +180,3 @@ def _read_member(archive, info):
         if member.read(1):  # the end, where zipfile compares its own checksum
             raise ValueError(f'{info.filename}: ends too late')
     return name, array
-
-
-# The directory of checkpoints
-
-def path_of(out, iteration):
-    """``OUT/checkpoint/iteration-00000123.npz``."""
-    return pathlib.Path(out) / _DIRECTORY / f'iteration-{iteration:08d}.npz'
-
-
-def _matching(directory, pattern):
-    try:
-        names = os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    matches = ((pattern.fullmatch(name), directory / name) for name in names)
-    return [(match, path) for match, path in matches if match]
-
-
-def list_checkpoints(out):
-    """Paths of the checkpoints in ``out``, newest first, valid or not."""
-    found = _matching(pathlib.Path(out) / _DIRECTORY, _NAME)
-    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]), reverse=True)]
-
-
-def newest_valid(out, report):
-    """The newest checkpoint in ``out`` that is whole.
-
-    Args:
-        report (callable): Called with one line for each damaged checkpoint passed over.
-
-    Returns:
-        tuple: ``(path, arrays, description)``; ``None`` if there is no valid checkpoint.
-    """
-    for path in list_checkpoints(out):
-        try:
-            return (path, *read(path))
-        except DamagedCheckpoint as error:
-            report(f'passing over {path}: {error.reason}')
-    return None
-
-
-def prune(out, keep):
-    """Removes all but the newest ``keep`` checkpoints, and temporary files whose writer is dead.
-
-    If all of those are damaged, the newest valid one stays as well: the only valid checkpoint is never
-    removed. That means reading one file, normally the one written last.
-    """
-    if keep < 1:
-        raise ValueError(f'keep={keep}: at least 1')
-    paths = list_checkpoints(out)
-    if len(paths) > keep:
-        valid = next((path for path in paths if _is_valid(path)), None)
-        for path in paths[keep:]:
-            if path != valid:
-                _remove(path)
-    _remove_temporaries(out)
-
-
-def remove_all(out):
-    """Removes the checkpoints of an earlier run, and temporary files whose writer is dead."""
-    for path in list_checkpoints(out):
-        _remove(path)
-    _remove_temporaries(out)
-
-
-def _remove_temporaries(out):
-    out = pathlib.Path(out)
-    for directory in (out, out / _DIRECTORY):
-        for match, path in _matching(directory, _TEMPORARY):
-            if not _is_alive(match['host'], int(match['pid'])):
-                _remove(path)
-
-
-def _is_alive(host, pid):
-    # A job that moved to another host has left its writer behind there.
-    if host != _host():
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
-
-
-def _remove(path):
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-# Does the checkpoint belong to this job?
-
-def compare_jobs(saved, current):
-    """What must agree between a checkpoint's job and this one, and does not.
-
-    Args:
-        saved (dict): What the checkpoint's description says of its job.
-        current (dict): The same of this job; dictionaries may be nested. Lists and tuples are alike, as JSON
-            has it.
-
-    Returns:
-        list of str: A phrase for each difference, such as ``seed: 0 in the checkpoint, 1 now``.
-    """
-    saved, current = (dict(_leaves(json.loads(json.dumps(job)))) for job in (saved, current))
-    return [f'{name}: {_phrase(saved, name)} in the checkpoint, {_phrase(current, name)} now'
-            for name in dict.fromkeys([*current, *saved])
-            if name not in saved or name not in current or saved[name] != current[name]]
-
-
-def _leaves(job, prefix=''):
-    for name, value in job.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f'{prefix}{name}.')
-        else:
-            yield f'{prefix}{name}', value
-
-
-def _phrase(job, name):
-    if name not in job:
-        return 'not given'
-    value = job[name]
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-# Writing while training goes on
-
-class BackgroundWriter:
-    """Writes one checkpoint at a time in a thread of its own.
-
-    The thread is not a daemon: a program that ends without :meth:`close` still finishes its last file.
-    A checkpoint that cannot be written (disk full, read-only, quota) is not the end of the training: the
-    next call of any method returns one line about it, once. Any other exception is a fault and raised there.
-    """
-
-    def __init__(self):
-        self._thread = None
-        self._path = None
-        self._error = None
-
-    def submit(self, path, arrays, description, on_done=None):
-        """Starts to write a checkpoint, after waiting for the previous one.
-
-        Args:
-            path, arrays, description: As for :func:`write`; the caller leaves the arrays alone from now on.
-            on_done (callable): Called with ``path``, in the writing thread, once the file is in its place.
-
-        Returns:
-            str or None: What went wrong with the previous one.
-        """
-        failure = self.close()
-        self._path = path
-        self._thread = threading.Thread(target=self._write, args=(path, arrays, description, on_done),
-                                        name='checkpoint writer')
-        self._thread.start()
-        return failure
-
-    def _write(self, path, arrays, description, on_done):
-        try:
-            write(path, arrays, description)
-            if on_done is not None:
-                on_done(path)
-        except Exception as error:
-            self._error = error
-
-    def failure(self):
-        """What went wrong with the last checkpoint, or ``None``; does not wait for it."""
-        if self._thread is not None and self._thread.is_alive():
-            return None
-        return self.close()
-
-    def close(self):
-        """Waits for the last checkpoint and returns what went wrong with it, or ``None``."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is None:
-            return None
-        if isinstance(error, (OSError, MemoryError)):
-            return f'checkpoint {self._path} failed: {error or type(error).__name__}'
-        raise error
-
-
-# From and to Chainer
-
-class _Collector(chainer.Serializer):
-    """Collects the live values of a link by path, copying none."""
-
-    def __init__(self, target, path):
-        self._target = target
-        self._path = path
-
-    def __getitem__(self, key):
-        return _Collector(self._target, f'{self._path}{key.strip("/")}/')
-
-    def __call__(self, key, value):
-        if value is None:
-            raise ValueError(f'{self._path}{key} has no value yet: give the network its input sizes')
-        self._target[f'{self._path}{key}'] = value
-        return value
-
-
-def _model_values(model, path=''):
-    values = {}
-    _Collector(values, path).save(model)
-    return values
-
-
-def _update_rules(optimizer):
-    for name, param in optimizer.target.namedparams():
-        if param.update_rule is not None:
-            yield f'optimizer{name}/', param, param.update_rule
-
-
-def _optimizer_values(optimizer):
-    values = {'optimizer/t': optimizer.t, 'optimizer/epoch': optimizer.epoch}
-    for path, _, rule in _update_rules(optimizer):
-        values[f'{path}t'] = rule.t
-        for name, value in (rule.state or {}).items():
-            values[f'{path}{name}'] = value
-        # Chainer itself saves no float32 master parameters: a resumed run would start from rounded ones.
-        if rule._fp32_param is not None:
-            values[f'{path}fp32_param'] = rule._fp32_param.array
-    return values
-
-
-def _to_host(value):
-    """A copy in host memory, which training does not change any more."""
-    return cuda.to_cpu(value) if isinstance(value, cuda.ndarray) else np.array(value)
-
-
-def flatten(model, optimizer):
-    """Copies model and optimizer into host arrays.
-
-    Args:
-        model (chainer.Link): Parameters and persistent values go under ``model/``.
-        optimizer (chainer.GradientMethod): Goes under ``optimizer/``: ``t`` and ``epoch``, and of each
-            parameter its update rule's ``t``, its state (none before the first update) and, under
-            ``fp32_param``, the float32 master copy of a float16 parameter.
-
-    Returns:
-        dict of str to numpy.ndarray: Scalars as 0-d arrays.
-    """
-    values = {**_model_values(model, 'model/'), **_optimizer_values(optimizer)}
-    return {name: _to_host(value) for name, value in values.items()}
-
-
-def restore(arrays, model, optimizer):
-    """Puts what :func:`flatten` gave back into model and optimizer, in place.
-
-    Entries outside ``model/`` and ``optimizer/`` are the caller's and left alone.
-
-    Raises:
-        UserError: An entry is missing, left over, or of another shape or dtype; the model is unchanged.
-    """
-    arrays = {name: array for name, array in arrays.items() if name.startswith(('model/', 'optimizer/'))}
-    for path, param, rule in _update_rules(optimizer):
-        _prepare_state(arrays, path, param, rule)
-    differences = _differences(arrays, {**_model_values(model, 'model/'), **_optimizer_values(optimizer)},
-                               same_dtype=True)
-    if differences:
-        raise UserError(f'the checkpoint does not fit this model: {differences}; '
-                        'resume with the options of the run that wrote it')
-    source = chainer.serializers.NpzDeserializer(arrays)
-    source['model'].load(model)
-    optimizer.t = source('optimizer/t', optimizer.t)
-    optimizer.epoch = source('optimizer/epoch', optimizer.epoch)
-    for path, _, rule in _update_rules(optimizer):
-        rule.t = source(f'{path}t', rule.t)
-        for name, value in (rule.state or {}).items():
-            rule.state[name] = source(f'{path}{name}', value)
-        if rule._fp32_param is not None:
-            source(f'{path}fp32_param', rule._fp32_param.array)
-
-
-def _prepare_state(arrays, path, param, rule):
-    """Gives an update rule the state that ``arrays`` holds for it, by name and shape."""
-    saved = {name[len(path):] for name in arrays if name.startswith(path)}
-    if saved == {'t'} and arrays[f'{path}t'] == 0:
-        rule._state = rule._fp32_param = None  # as before the first update
-        return
-    if 'fp32_param' in saved and rule._fp32_param is None and rule._use_fp32_update:
-        rule._fp32_param = chainer.Parameter(param.array.astype(np.float32), name=param.name)
-    if rule.state is None:
-        rule._init_states(param if rule._fp32_param is None else rule._fp32_param)
-
-
-def _differences(arrays, values, same_dtype):
-    """One line on how a file's arrays differ from a program's values; empty when they fit."""
-    phrases = []
-    for name, value in sorted(values.items()):  # Chainer keeps names in sets, whose order changes
-        shape, dtype = np.shape(value), getattr(value, 'dtype', np.dtype(type(value)))
-        if name not in arrays:
-            phrases.append(f'{name} is not in the file')
-        elif arrays[name].shape != shape:
-            phrases.append(f"{name} has shape {shape}, the file's is {arrays[name].shape}")
-        elif arrays[name].dtype != dtype if same_dtype else not np.can_cast(arrays[name].dtype, dtype,
-                                                                            'same_kind'):
-            phrases.append(f"{name} has dtype {dtype}, the file's is {arrays[name].dtype}")
-    phrases += [f'the file also has {name}' for name in sorted(arrays) if name not in values]
-    shown = 3
-    more = f' and {len(phrases) - shown} more' if len(phrases) > shown else ''
-    return '; '.join(phrases[:shown]) + more
-
-
-def save_model(path, model):
-    """Writes a model's weights, atomically, as ``chainer.serializers.load_npz`` reads them."""
-    arrays = {name: _to_host(value) for name, value in _model_values(model).items()}
-    with replacing(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            _write_member(archive, name, arrays[name])
-
-
-def load_model(path, model):
-    """Loads weights written by :func:`save_model` or ``chainer.serializers.save_npz``, without unpickling.
-
-    Values are cast to the model's dtypes (float32 weights into a float16 network).
-
-    Raises:
-        UserError: The file is missing or no weights file, or its weights are another network's.
-    """
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in npz.files}
-    except Exception as error:  # a damaged file may raise anything
-        reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f'{path}: not a weights file ({reason}); expected an .npz as a run leaves it in '
-                        'model.npz') from error
-    differences = _differences(arrays, _model_values(model), same_dtype=False)
-    if differences:
-        raise UserError(f'{path}: weights of another network: {differences}; '
-                        'choose the --arch and the classes they were trained with')
-    chainer.serializers.NpzDeserializer(arrays).load(model)

@@ -12,7 +12,6 @@ What that costs in accuracy has not been measured here. It also departs from the
 down to 8 % of the area, came from the full photographs: crops of a prepared image are enlarged more often.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import itertools
@@ -26,13 +25,10 @@ import time
 from collections import Counter
 from multiprocessing import forkserver, resource_tracker
 
-from lib import constants
-from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
+from lib import constants, files
+from lib.errors import UserError
 from lib.prepare.image import QUALITY, UnreadableImage, prepare_image
 from lib.prepare.source import find_images, read_image
-
-EXIT_LEFT_OUT = 1
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.
@@ -152,11 +148,9 @@ def _unfinished(splits, destination, tally):
 
 def _finished(folder):
     try:
+        files.remove_leftovers(folder)  # of a run that was killed
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
-        for name in names:
-            if name.startswith('.') and name.endswith('.tmp'):  # of a run that was killed
-                os.unlink(os.path.join(folder, name))
         return names
     except FileNotFoundError:
         return frozenset()
@@ -238,32 +232,23 @@ def _prepare_chunk(chunk, destination, short_side, quality):
 
 
 def _write(path, data):
-    """Writes a file whole or not at all."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f'.{name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with files.replacing(path) as file:
+        file.write(data)
 
 
 def _write_lists(splits, destination, left_out):
     """Writes the list files, unless they hold the same already: (path below destination, label) per line."""
     trained = splits.get('train') or splits.get('') or splits['val']
-    names = sorted(trained.classes, key=os.fsencode)
-    label_of = {class_name: label for label, class_name in enumerate(names)}
+    classes = sorted(trained.classes, key=os.fsencode)
+    label_of = {class_name: label for label, class_name in enumerate(classes)}
     for split_name, split in splits.items():
         lines = []
         for class_name in sorted(split.classes, key=os.fsencode):
-            files = sorted(map(prepared_name, split.classes[class_name]), key=os.fsencode)
-            paths = [path for path in (os.path.join(split_name, class_name, file) for file in files)
+            names = sorted(map(prepared_name, split.classes[class_name]), key=os.fsencode)
+            paths = [path for path in (os.path.join(split_name, class_name, file) for file in names)
                      if path not in left_out]
             if not paths:
-                raise UserError(f'{os.path.join(split_name, class_name)}: none of its {len(files)} images '
+                raise UserError(f'{os.path.join(split_name, class_name)}: none of its {len(names)} images '
                                 f'can be read; mend them or take the class out of {split.origin}')
             lines += [f'{path} {label_of[class_name]}\n' for path in paths]
         text = os.fsencode(''.join(lines))
@@ -331,85 +316,3 @@ class _Progress:
 def _unwritable(path, error):
     return UserError(f'{path}: cannot be written ({error.strerror}); make room or give another directory, '
                      'and run the same command again to continue')
-
-
-_DESCRIPTION = """\
-Makes a copy of ImageNet for training: short side 256, sound JPEG files only, in class folders, with
-list files. Run it again to continue after an interruption: finished files are left as they are."""
-
-_EPILOG = """\
-SRC is a directory that holds any of these; nothing needs to be unpacked:
-  train/<class>/*.JPEG       or ILSVRC2012_img_train.tar, or train/ with n01440764.tar and so on
-  val/<class>/*.JPEG         or val/*.JPEG or ILSVRC2012_img_val.tar, with labels
-  ILSVRC/Data/CLS-LOC/       with train and val: Kaggle's archive
-  <class>/*.JPEG             or n01440764.tar and so on: a set that is not split; with a val, its training set
-
-Labels of validation images in no class folder are looked for in SRC and its *devkit* folder, unless
---val-labels gives them:
-  LOC_val_solution.csv       or any file of lines "image class"
-  val_synsets.txt            one class per line, for images 1, 2, 3 and so on
-  val.txt                    lines "image label" of Chainer or Caffe: sorted training classes from 0
-  ILSVRC2012_validation_ground_truth.txt
-                             one ILSVRC id per line, with map_clsloc.txt (lines "class id") beside it; the
-                             2012 kit has this map in meta.mat only, from which SciPy makes it:
-    python -c "import scipy.io as s; [print(r[1], r[0]) for r in
-    s.loadmat('meta.mat', squeeze_me=True)['synsets'][:1000]]" > map_clsloc.txt
-
-DST then holds train/<class>/, val/<class>/, train.txt and val.txt (lines "path label", paths relative to DST,
-labels by sorted class name of the training set) and prepare.json (the settings). A set that is not split
-becomes <class>/ and images.txt. Validation images of classes that are not trained are not taken.
-
-Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
-of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or grey JPEG
-files. Images that cannot be read, or only in part, are left out. The report names the images mended in this
-run, and all that are left out.
-
-Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
-130 interrupted."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f'{message} (see --help)')
-
-
-def _whole_number(low, high=None):
-    def convert(text):
-        if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
-            limit = f'from {low} to {high}' if high is not None else f'from {low} on'
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number {limit}')
-        return int(text)
-    return convert
-
-
-def _parser():
-    parser = _Parser(prog='python -m lib.prepare', allow_abbrev=False, description=_DESCRIPTION,
-                     epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', metavar='SRC', help='directory of ImageNet')
-    parser.add_argument('destination', metavar='DST', help='directory for the copy, new or to be continued')
-    parser.add_argument('--short-side', metavar='N', type=_whole_number(1), default=constants.VAL_SHORT_SIDE,
-                        help='largest short side in pixels (%(default)s)')
-    parser.add_argument('--quality', metavar='Q', type=_whole_number(1, 100), default=QUALITY,
-                        help='JPEG quality of resized images, 1 to 100 (%(default)s)')
-    parser.add_argument('--jobs', metavar='J', type=_whole_number(1), default=_cores(),
-                        help='processes (as many as cores: %(default)s)')
-    parser.add_argument('--val-labels', metavar='PATH', help='labels of the validation images')
-    return parser
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
-def main(arguments=None):
-    """Runs the command; returns its exit status."""
-    try:
-        options = _parser().parse_args(arguments)
-        left_out = prepare(**vars(options))
-    except UserError as error:
-        print(f'prepare: {error}', file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print('\nprepare: interrupted; run the same command again to continue', file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_LEFT_OUT if left_out else EXIT_FINISHED

@@ -1,11 +1,9 @@
 """The output directory: whose it is, and how files in it are written."""
 
 import contextlib
-import json
 import os
-import sys
 
-from lib.checkpoint import file as checkpoint
+from lib.checkpoint import directory
 from lib.errors import UserError
 
 # What a run leaves, besides its checkpoints.
@@ -41,7 +39,7 @@ def prepare(out, resume, force):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
-        checkpoint.remove_all(out)
+        directory.remove_all(out)
 
 
 def _continues(resume, out):
@@ -54,29 +52,3 @@ def clear(out):
     for name in FILES:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, name))
-
-
-def write(path, save, mode='w'):
-    """Write a file as a whole or not at all.
-
-    Args:
-        path (str): File.
-        save (callable): Writes into the open file that it is given.
-        mode (str): ``w`` or ``wb``.
-    """
-    with open(f'{path}.tmp', mode) as file:
-        save(file)
-    os.replace(f'{path}.tmp', path)
-
-
-def write_json(path, value):
-    """Write a JSON value, as ``write`` does."""
-    write(path, lambda file: json.dump(value, file, indent=4))
-
-
-def try_to(function, path, *arguments):
-    """Call ``function(path, ...)``; a full disk is said and does not end the training."""
-    try:
-        function(path, *arguments)
-    except OSError as error:
-        print(f'{path} was not written ({error.strerror}); training goes on', file=sys.stderr, flush=True)

@@ -42,6 +42,6 @@ def test_pictures_are_not_drawn_at_every_short_epoch_but_at_the_end(tmp_path):
 
 
 def test_full_disk_does_not_end_the_training(tmp_path, capsys):
-    (tmp_path / 'schedule.png.tmp').mkdir()
+    (tmp_path / 'schedule.png').mkdir()
     Plots(PLAN, tmp_path).initialize(trainer(0))
     assert 'schedule.png was not written' in capsys.readouterr().err

@@ -8,7 +8,7 @@ import sys
 import time
 
 from lib.data import datasets
-from lib.prepare import copying as prepare
+from lib.prepare import __main__ as prepare
 
 import numpy as np
 import pytest
@@ -223,7 +223,8 @@ def test_interrupted_run_leaves_whole_files_and_is_continued(tmp_path, ctrl_c):
 
     interrupted = images(destination)
     assert not (destination / 'train.txt').exists()
-    (destination / 'train' / CLASSES[0] / f'.{CLASSES[0]}_0.JPEG.1.tmp').write_bytes(b'half')
+    left = f'{CLASSES[0]}_0.JPEG.partial-{os.uname().nodename}-{process.pid}'
+    (destination / 'train' / CLASSES[0] / left).write_bytes(b'half')
     assert run(source, destination) == 0
     assert run(source, tmp_path / 'uninterrupted') == 0
     assert files(destination) == files(tmp_path / 'uninterrupted')

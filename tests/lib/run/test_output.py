@@ -1,6 +1,7 @@
 import json
 
-from lib.checkpoint import file as checkpoint
+from lib import files
+from lib.checkpoint import directory, file
 from lib.errors import UserError
 from lib.run import output
 
@@ -25,9 +26,9 @@ def test_run_is_continued_when_asked(tmp_path):
 
 
 def test_force_removes_the_old_runs_checkpoints(tmp_path):
-    checkpoint.write(checkpoint.path_of(tmp_path, 3), {}, {})
+    file.write(directory.path_of(tmp_path, 3), {}, {})
     output.prepare(tmp_path, resume=None, force=True)
-    assert checkpoint.list_checkpoints(tmp_path) == []
+    assert directory.list_checkpoints(tmp_path) == []
 
 
 def test_place_that_cannot_be_written_is_named(tmp_path):
@@ -38,8 +39,8 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_json_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / 'plan.json'
-    output.write_json(path, {'a': 1})
-    output.write_json(path, {'b': 2})
+    files.write_json(path, {'a': 1})
+    files.write_json(path, {'b': 2})
     assert json.loads(path.read_text()) == {'b': 2}
     assert [entry.name for entry in tmp_path.iterdir()] == ['plan.json']
 

@@ -16,7 +16,6 @@ class Validation(training.Extension):
         evaluate_share (callable): Evaluates this process's share and returns its sums (``lib.validation``).
     """
 
-    priority = training.PRIORITY_WRITER
     default_name = 'Validation'
 
     def __init__(self, comm, evaluate_share):

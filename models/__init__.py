@@ -32,6 +32,11 @@ def build(arch, n_class, seed=0):
     return ARCHITECTURES[arch](n_class, rng=np.random.RandomState(seed))
 
 
+def name_of(model):
+    """Return the name by which ``build`` makes a network like ``model``."""
+    return next(name for name, network in ARCHITECTURES.items() if type(model) is network)
+
+
 def set_batch_normalization_decay(model, decay):
     """Set the decay of all running statistics of ``model``; 0 makes them those of the last minibatch."""
     for link in model.links():

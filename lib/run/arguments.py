@@ -5,8 +5,10 @@ import math
 import sys
 import time
 
-from lib import errors, recipe
+from lib import constants, errors, recipe
 from lib.run.launcher import launched_rank
+
+import models
 
 SECONDS_FOR_RANK_0 = 5
 
@@ -78,13 +80,13 @@ def _parser():
     add = group.add_argument
     add('--recipe', choices=sorted(recipe.PUBLISHED, reverse=True), default='paper',
         help='every hyperparameter as published')
-    add('--arch', choices=('resnet50', 'resnet101', 'resnet152', 'resnet8', 'resnet20'),
+    add('--arch', choices=tuple(models.ARCHITECTURES),
         help='network (default: resnet50; on the sample set resnet8)')
     add('--insize', type=_integer(8), help='side of the input in pixels (default: the network\'s own)')
-    add('-B', '--batchsize', type=_integer(1), default=32, help='images per worker')
+    add('-B', '--batchsize', type=_integer(1), default=constants.BATCH, help='images per worker')
     add('--virtual-workers', metavar='K', type=_integer(1), default=1,
         help='workers that each process plays in turn: the same training as K times as many processes')
-    add('-E', '--epoch', type=positive_number, default=90,
+    add('-E', '--epoch', type=positive_number, default=constants.EPOCHS,
         help='length of the training; all that is counted in epochs scales with it')
     add('--seed', type=_integer(0, 2**32 - 1), default=0,
         help='of the weights, the order and the augmentation')

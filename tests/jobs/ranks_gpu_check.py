@@ -1,9 +1,10 @@
 """Run by test_gpu_check: the checks of jobs/gpu_check.py with the CPU in the place of the GPU."""
 
+from lib.communication import communicators
+
 import chainer
 
 from jobs import gpu_check
-from lib.communication import communicators
 
 comm = communicators.create_communicator('naive')
 device = chainer.get_device('@numpy')

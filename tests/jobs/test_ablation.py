@@ -5,11 +5,12 @@ import math
 import shlex
 import sys
 
+from lib.errors import UserError
+from lib.run import arguments
+
 import pytest
 
 from jobs import ablation
-from lib.errors import UserError
-from lib.run import arguments
 
 # Leaves what a training leaves. Accuracy: 0.5 for a small minibatch, 0.4 else, and a bit by the seed.
 STAND_IN = '''

@@ -3,11 +3,11 @@
 import pathlib
 import re
 
+from lib.run import devices
+
 import pytest
 from chainer.backends import cuda
 from chainer.testing import attr
-
-from lib.run import devices
 
 ON_CPU = pathlib.Path(__file__).resolve().parent / 'ranks_gpu_check.py'
 

@@ -19,16 +19,15 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-from lib import constants, errors, validation
+from lib import constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import resume, state
 from lib.communication import collectives
 from lib.data import input, sample_set
 from lib.errors import TrainingFault, UserError
-from lib.files import write_json
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
-from lib.run import arguments, description, launcher, machine, output
+from lib.run import arguments, description, launcher, lock, machine, output
 from lib.run.job import join
 from lib.run.signals import StopRequest
 from lib.run.timing import Timer
@@ -89,11 +88,13 @@ def train(args, stack, stop_request):
                      f'{train_set.fingerprint()} {val_set.fingerprint()}')
     versions = machine.versions()
     machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
+        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     job.first(output.prepare, args.out, args.resume, args.force)
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
     if args.initmodel and not found:
-        job.first(state.load_model, args.initmodel, model)
+        job.first(state.load_model, args.initmodel, model, warn)
     collectives.broadcast_model(job.comm, model)
     model.to_device(job.device)
     optimizer = make_optimizer(plan, model)
@@ -103,6 +104,7 @@ def train(args, stack, stop_request):
     hardware = machine.describe(job.device, job.comm)
     job.say('\n'.join([description.describe(plan), ', '.join(map(' '.join, versions.items())), hardware,
                        *machine.notes(job.communicator)]))
+    job.first(output.clear, args.out, [errors.FINISHED_MARK])
     images = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
                          args.on_bad_image)
     statistics = BatchStatistics(model, plan.virtual_workers)
@@ -119,9 +121,14 @@ def train(args, stack, stop_request):
         job.first(output.clear, args.out)
         if args.resume:
             job.say(f'no checkpoint in {args.out}: starting afresh')
-    job.first(write_json, os.path.join(args.out, 'plan.json'),
+    job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
     return run(job, plan, args.out, trainer)
+
+
+def warn(line):
+    """Print on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def open_data(args, job):
@@ -219,19 +226,34 @@ def run(job, plan, out, trainer):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         job.say(f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    job.first(state.save_weights, os.path.join(out, output.WEIGHTS), updater.model)
-    job.say(description.summarize(plan, trainer.get_extension('LogReport').log))
+    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    job.first(write_last, weights, state.save_model, updater.model)
+    summary = description.summarize(plan, trainer.get_extension('LogReport').log)
+    job.say(summary)
+    job.first(write_last, mark, files.write_line, summary)
     return errors.EXIT_FINISHED
 
 
 def finish_again(job, plan, out, found, model, optimizer):
-    """Say that the run has finished; write its weights if it was stopped between checkpoint and weights."""
-    weights = os.path.join(out, output.WEIGHTS)
+    """Say that the run has finished; write what it was stopped before, behind its last checkpoint."""
+    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
     if not job.first(os.path.exists, weights):
         state.restore(found.arrays, model, optimizer)
-        job.first(state.save_weights, weights, model)
+        job.first(write_last, weights, state.save_model, model)
+    if not job.first(os.path.exists, mark):
+        job.first(write_last, mark, files.write_line,
+                  description.summarize(plan, found.description['log']))
     job.say(f'{found.path}: finished already, all {plan.iterations} iterations are done')
     return errors.EXIT_FINISHED
+
+
+def write_last(path, write, content):
+    """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
+    try:
+        write(path, content)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
+                        '--resume auto, which writes it from the last checkpoint') from None
 
 
 if __name__ == '__main__':

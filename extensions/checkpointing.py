@@ -4,6 +4,7 @@ import sys
 
 from lib.checkpoint import directory, state
 from lib.checkpoint.writer import BackgroundWriter
+from lib.communication.collectives import gather_rows
 
 import numpy as np
 from chainer import training
@@ -52,7 +53,7 @@ class Checkpointing(training.Extension):
         sums = mpi_comm.gather(self._job_log.sums)
         rows = None
         if self._plan.recipe.bn_statistics == 'moving':
-            rows = mpi_comm.gather(self._statistics.rows_on_host())
+            rows = gather_rows(self._comm, self._statistics.rows_on_host())
         if self._comm.rank == 0:
             self._submit(trainer, sums, rows)
         if trainer.updater.stopping:
@@ -67,7 +68,7 @@ class Checkpointing(training.Extension):
         arrays = state.flatten(self._model, self._optimizer)
         arrays['log/sums'] = np.stack(sums)
         if rows is not None:
-            arrays['workers/statistics'] = np.concatenate(rows)
+            arrays['workers/statistics'] = rows
         description = {
             'job': self._plan.identity(), 'iteration': iteration, 'epoch': trainer.updater.epoch_detail,
             'elapsed_time': trainer.elapsed_time, 'log': list(self._job_log.log), 'versions': self._versions,

@@ -12,7 +12,10 @@ _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all o
 
 
 class Plots(training.Extension):
-    """Draws the schedule at the start, and loss and accuracy from the log as it grows. For rank 0."""
+    """Draws loss and accuracy from the log as it grows, and once, with the first of them, the schedule.
+
+    For rank 0. Not before the first iteration, for which all other ranks would wait.
+    """
 
     default_name = 'Plots'
 
@@ -20,9 +23,7 @@ class Plots(training.Extension):
         self._plan = plan
         self._out = out
         self._drawn_at = -_SECONDS_BETWEEN
-
-    def initialize(self, trainer):
-        self._save('schedule.png', lambda figure: _draw_schedule(figure, self._plan))
+        self._schedule_is_drawn = False
 
     def __call__(self, trainer):
         last = trainer.updater.iteration >= self._plan.iterations
@@ -31,6 +32,15 @@ class Plots(training.Extension):
             log = trainer.get_extension('LogReport').log
             for name, label in (('loss', 'Loss'), ('accuracy', 'Top-1 accuracy')):
                 self._save(f'{name}.png', lambda figure: _draw_curves(figure, log, name, label))  # noqa: B023
+            self._save_schedule()
+
+    def finalize(self):
+        self._save_schedule()  # of a run that was stopped in its first epoch
+
+    def _save_schedule(self):
+        if not self._schedule_is_drawn:
+            self._schedule_is_drawn = True
+            self._save('schedule.png', lambda figure: _draw_schedule(figure, self._plan))
 
     def _save(self, name, draw):
         from matplotlib import figure  # takes half a second to import

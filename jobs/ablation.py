@@ -275,7 +275,8 @@ def run_once(arm, seed, train, val, out):
                                 env={**os.environ, 'OPENBLAS_NUM_THREADS': '1'}).returncode
     text = output.read_text()
     diverged = re.search(r'^train_imagenet\.py: iteration (\d+): ', text, re.MULTILINE)
-    if status != errors.EXIT_FINISHED and not (status == errors.EXIT_FAULT and diverged):
+    finished = status == errors.EXIT_FINISHED and (out / errors.FINISHED_MARK).exists()
+    if not finished and not (status == errors.EXIT_FAULT and diverged):
         last = (text.strip().splitlines() or ['no output'])[-1]
         raise UserError(f'{arm.name}, seed {seed}: status {status}, {last} (all of it in {output})')
     return read_run(arm, seed, out, int(diverged.group(1)) if status else None)

@@ -6,7 +6,8 @@
 JOBS=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$JOBS/environment.sh"
-set_environment "$(nproc)"
+set_environment
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 set -e
 
 "$PYTHON" "$JOBS/bench_optimizer.py"

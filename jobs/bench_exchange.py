@@ -12,11 +12,12 @@ import pathlib
 import sys
 import time
 
-import numpy as np
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import communicators  # noqa: E402
+from lib import communicators  # noqa: E402, I001  (before NumPy)
+
+import numpy as np  # noqa: E402
+
 from models import ResNet50  # noqa: E402
 
 _BASELINE = 'ChainerMN naive'

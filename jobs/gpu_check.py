@@ -99,13 +99,13 @@ def _average(rows, model, comm, variance):
 def check_exchange(device, comm):
     """Gradients packed, exchanged and unpacked: exact where float16 is; on one GPU the CPU's bits."""
     shapes = (3, 64, 7, 7), (64,), (1000, 13)
-    rng = np.random.default_rng(3)
-    whole = [rng.integers(-8, 9, shape).astype(np.float32) for shape in shapes]
-    link = _exchanged(device, comm, [array * (comm.rank + 1) for array in whole])
-    for param, array in zip(link.params(), whole):
-        expected = array * np.float32(comm.size * (comm.size + 1) / 2) / np.float32(comm.size)
+    link = _exchanged(device, comm, whole_gradients(comm.rank, shapes))
+    totals = [sum(arrays) for arrays in zip(*(whole_gradients(rank, shapes) for rank in range(comm.size)))]
+    for param, total in zip(link.params(), totals):
+        expected = total / np.float32(comm.size)
         assert (cuda.to_cpu(param.grad) == expected).all(), 'whole numbers came out different'
     if comm.size == 1:
+        rng = np.random.default_rng(3)
         for sigma in (1e-7, 1e-3, 1e3):
             drawn = [(sigma * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
             for param, array in zip(_exchanged(device, comm, drawn).params(), drawn):
@@ -113,9 +113,16 @@ def check_exchange(device, comm):
                 wire.to_wire(array, payload)
                 assert (cuda.to_cpu(param.grad).ravel() == payload.astype(np.float32)).all(), sigma
     assert comm.gradient_is_finite()
-    whole[1][5] = np.inf
-    _exchanged(device, comm, whole)
+    infinite = whole_gradients(comm.rank, shapes)
+    infinite[1][5] = np.inf
+    _exchanged(device, comm, infinite)
     assert not comm.gradient_is_finite(), 'an infinite gradient was not noticed'
+
+
+def whole_gradients(rank, shapes):
+    """Numbers of -1, 0 and 1, float32: float16 holds their sums over 2048 ranks exactly, in any order."""
+    rng = np.random.default_rng([3, rank])
+    return [rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes]
 
 
 def _exchanged(device, comm, gradients):

@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from jobs import fault_injection  # noqa: E402
-from lib import checkpoint, sample_set  # noqa: E402
+from lib import checkpoint, errors, sample_set  # noqa: E402
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -137,7 +137,7 @@ class Soak:
         job = self._start(self.uninterrupted)
         wait_for(lambda: last_iteration(self._notes), 600, job)
         start_up = time.monotonic() - began
-        self._expect_success(job)
+        self._expect_success(job, self.uninterrupted)
         iteration = (time.monotonic() - began - start_up) / last_iteration(self._notes)
         self._report(COLUMNS.format('kill', 'target', 'at', 'lost', 'gone', 'then'))
 
@@ -145,7 +145,7 @@ class Soak:
         for number in range(kills):
             newest = self._kill_once(number, newest, start_up, iteration)
         job = self._start(self.out)
-        self._check_resumed(self._expect_success(job), newest)
+        self._check_resumed(self._expect_success(job, self.out), newest)
         found = differences(self.out, self.uninterrupted)
         if found:
             self.problems.append(f'not the uninterrupted run: {", ".join(found)} differ')
@@ -153,10 +153,10 @@ class Soak:
             self.problems.append('the half-written file of a killed process was not removed')
         return self
 
-    def _expect_success(self, job):
+    def _expect_success(self, job, folder):
         out, err = job.communicate()
-        if job.returncode:
-            raise RuntimeError(f'exit status {job.returncode}\n{out}\n{err}')
+        if job.returncode or not (folder / errors.FINISHED_MARK).exists():
+            raise RuntimeError(f'not finished, exit status {job.returncode}\n{out}\n{err}')
         return out + err
 
     def _kill_once(self, number, newest, start_up, iteration):

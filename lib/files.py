@@ -94,6 +94,11 @@ def write(path, save, mode='w'):
         save(file)
 
 
+def write_line(path, text):
+    """Write a text and the end of its line, as ``write`` does."""
+    write(path, lambda file: file.write(f'{text}\n'))
+
+
 def write_json(path, value):
     """Write a JSON value, as ``write`` does."""
     write(path, lambda file: json.dump(value, file, indent=4))

@@ -10,6 +10,7 @@ the classifier's weight is N(0, 0.01) and its bias 0; gamma is 0 in the last bat
 block, which makes every block start as its shortcut, and 1 elsewhere; beta is 0.
 """
 
+from lib import file_format
 from lib.constants import BN_DECAY, BN_EPS, FC_STD, INSIZE
 
 import chainer
@@ -56,11 +57,20 @@ def shortcut(in_channels, out_channels, stride, rng):
     return Projection(in_channels, out_channels, stride, rng)
 
 
+class Stage(chainer.ChainList):
+    """Blocks in a row, named in the order of execution (in a ``chainer.Sequential`` 7.8.1 they are not)."""
+
+    def forward(self, x):
+        for block in self:
+            x = block(x)
+        return x
+
+
 def stage(block, n_blocks, in_channels, out_channels, stride, rng):
     """``n_blocks`` blocks in a row; the first one changes the number of channels and the side."""
     blocks = [block(in_channels, out_channels, stride, rng)]
     blocks += [block(out_channels, out_channels, 1, rng) for _ in range(n_blocks - 1)]
-    return chainer.Sequential(*blocks)
+    return Stage(*blocks)
 
 
 class Bottleneck(chainer.Chain):
@@ -123,6 +133,10 @@ class BottleneckResNet(chainer.Chain):
         h = F.max_pooling_2d(h, 3, stride=2, pad=1, cover_all=False)
         h = self.res5(self.res4(self.res3(self.res2(h))))
         return self.fc(F.average(h, axis=(2, 3)))
+
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        file_format.mark(serializer)
 
 
 class ResNet50(BottleneckResNet):

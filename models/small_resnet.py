@@ -5,6 +5,8 @@ The networks of He et al. 2016, section 4.2 (CIFAR-10): a 3x3 stem and three sta
 shortcuts are those of :mod:`models.resnet50`.
 """
 
+from lib import file_format
+
 import chainer
 import chainer.functions as F
 
@@ -64,6 +66,10 @@ class SmallResNet(chainer.Chain):
         h = F.relu(self.bn1(self.conv1(h)))
         h = self.res4(self.res3(self.res2(h)))
         return self.fc(F.average(h, axis=(2, 3)))
+
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        file_format.mark(serializer)
 
 
 class ResNet8(SmallResNet):

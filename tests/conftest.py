@@ -6,14 +6,14 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-from PIL import Image
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import lib  # noqa: E402, F401  (before any test imports Chainer)
+import lib  # noqa: E402, F401  (before anything imports NumPy or Chainer)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -38,7 +38,7 @@ def _mpirun_s_directory(tmp_path_factory):
 
 
 def _rank_environment():
-    """The environment of a launch on one small machine, as the scripts under ``jobs/`` set it."""
+    """The environment of a launch on one small machine, the same however many cores it has."""
     environment = dict(os.environ)
     environment.update(
         OMPI_ALLOW_RUN_AS_ROOT='1',

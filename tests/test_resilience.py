@@ -352,6 +352,43 @@ def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small
     stopped_well(end, out)
 
 
+# Two runs into one directory
+
+@pytest.fixture(scope='module')
+def beside_a_live_run(described, folder):
+    """What a live run said of itself, the end of two starts of two ranks beside it, and its files before."""
+    def files():
+        return {path: path.read_bytes() for path in (folder / 'live').rglob('*') if path.is_file()}
+
+    notes = folder / 'live notes'
+    live = fault_injection.start(1, described('live', '--checkpoint-interval', '1', faults=[['stall', 0, 4]],
+                                              notes=str(notes)))
+    try:
+        assert soak.wait_for(lambda: soak.last_iteration(notes) == 3, 120, live)
+        assert soak.wait_for(lambda: directory.path_of(folder / 'live', 3).exists(), 120, live)
+        before = files()
+        second = end_of(fault_injection.start(2, described('live', '--force'),
+                                              described('live', '--resume', 'auto')))
+        return soak.processes_of(live), second, before, files()
+    finally:
+        soak.kill(live, 'all', None)
+        live.communicate()
+
+
+def test_second_start_ends_with_2_on_every_rank_and_names_the_holder(beside_a_live_run):
+    processes, second, _, _ = beside_a_live_run
+    ends = re.findall(r'run (\d) on rank (\d): exit (\d+)', second.out)
+    assert sorted(ends) == [(run, rank, '2') for run in '01' for rank in '01']
+    holders = re.findall(rf'^train_imagenet.py: .*--out .*/live: in use by process (\d+) on host {HOST};',
+                         second.err, re.MULTILINE)
+    assert len(holders) == 2 and set(map(int, holders)) <= set(processes)
+
+
+def test_second_start_leaves_a_live_runs_files_alone_even_with_force(beside_a_live_run):
+    _, _, before, after = beside_a_live_run
+    assert after == before
+
+
 # Before the start
 
 def test_a_directory_that_cannot_be_written_is_said_at_once(described, folder):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 
             'validation/main/accuracy', 'lr', 'alpha_sgd', 'alpha_rmsprop', 'images_per_sec',
             'iteration_time', 'allreduce_time', 'data_time'}
 OUTPUT = {'log', 'plan.json', 'timing.csv', 'checkpoint', 'model.npz', 'loss.png', 'accuracy.png',
-          'schedule.png'}
+          'schedule.png', 'finished'}
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,6 +85,44 @@ def test_resuming_a_finished_run_says_so_and_writes_lost_weights_again(train_int
     done = train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
     assert 'finished already' in done.stdout
     assert (finished[0] / 'model.npz').read_bytes() == weights
+
+
+def test_the_mark_of_the_end_holds_the_summary_and_comes_back_with_a_resume(train_into, finished):
+    mark = finished[0] / 'finished'
+    assert mark.read_text() in finished[1] and mark.read_text().startswith('accuracy')
+    told = mark.read_bytes()
+    mark.unlink()
+    train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
+    assert mark.read_bytes() == told
+
+
+def test_a_run_that_did_not_finish_has_no_mark_not_even_an_earlier_one(train, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'finished').write_text('of an earlier run\n')
+    # An overflow of float16 ends the training in its first iteration.
+    done = train(2, '-B', '8', '-E', '1', '--force', '--loss-scale', '1e9', check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / 'out' / 'finished').exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which('setpriv') is None, reason='root may read everything')
+@pytest.mark.parametrize('denied', ['checkpoint/iteration-00000010.npz', 'checkpoint'])
+def test_checkpoints_without_permission_end_the_resume_and_stay(finished, small_data, tmp_path, denied):
+    out = tmp_path / 'out'
+    shutil.copytree(finished[0], out)
+    before = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    mode = (out / denied).stat().st_mode
+    (out / denied).chmod(0)
+    as_user = ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--inh-caps=-all']
+    command = [sys.executable, 'train_imagenet.py', *small_data, '--arch', 'resnet8', '--insize', '16', '-j',
+               '0', '-B', '8', '-E', '2', '--virtual-workers', '2', '-o', out, '--resume', 'auto']
+    done = subprocess.run([*(as_user if os.getuid() == 0 else []), *command], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+    (out / denied).chmod(mode)
+    assert done.returncode == 2
+    line, = done.stderr.splitlines()
+    assert f'{denied}: cannot be read now (Permission denied)' in line
+    assert {path: path.read_bytes() for path in out.rglob('*') if path.is_file()} == before
 
 
 def test_resuming_another_job_spells_out_the_differences(train_into, finished):

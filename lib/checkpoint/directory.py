@@ -7,6 +7,7 @@ import re
 
 from lib import files
 from lib.checkpoint import file
+from lib.errors import UserError
 
 _DIRECTORY = 'checkpoint'
 _NAME = re.compile(r'iteration-(\d{8,})\.npz')
@@ -35,29 +36,50 @@ def newest_valid(out, report):
         report (callable): Called with one line for each damaged checkpoint passed over.
 
     Returns:
-        tuple: ``(path, arrays, description)``; ``None`` if there is no valid checkpoint.
+        tuple: ``(path, arrays, description)``; ``None`` if there is no checkpoint.
+
+    Raises:
+        UserError: There are checkpoints, and all are damaged, or the newest that is not damaged cannot be
+            read now.
     """
-    for path in list_checkpoints(out):
+    try:
+        paths = list_checkpoints(out)
+    except OSError as error:
+        raise file.unreadable(pathlib.Path(out) / _DIRECTORY, error) from error
+    for path in paths:
         try:
             return (path, *file.read(path))
         except file.DamagedCheckpoint as error:
             report(f'passing over {path}: {error.reason}')
+    if paths:
+        raise UserError(f'{paths[0].parent}: none of its checkpoints ({len(paths)}) is valid; start over '
+                        'with --force, which removes them, or choose another --out')
     return None
 
 
 def prune(out, keep):
     """Remove all but the newest ``keep`` checkpoints, and temporary files whose writer is dead.
 
-    If all of those are damaged, the newest valid one stays as well: the only valid checkpoint is never
-    removed. That means reading one file, normally the one written last.
+    If all of those are damaged, the newest valid one stays as well, and all that are newer than that one and
+    cannot be read now: what may be the only valid checkpoint is never removed. That means reading one file,
+    normally the one written last.
     """
     if keep < 1:
         raise ValueError(f'keep={keep}: at least 1')
     paths = list_checkpoints(out)
     if len(paths) > keep:
-        valid = next((path for path in paths if file.is_valid(path)), None)
+        spared = set()
+        for path in paths:
+            try:
+                file.scan(path, lambda name, array: None)
+                spared.add(path)
+                break
+            except file.UnreadableCheckpoint:
+                spared.add(path)
+            except file.DamagedCheckpoint:
+                pass
         for path in paths[keep:]:
-            if path != valid:
+            if path not in spared:
                 _remove(path)
     _remove_temporaries(out)
 

@@ -3,7 +3,7 @@
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
 * ``model/...`` and ``optimizer/...``: parameters, persistent values and the optimizer's state, by the paths
-  Chainer gives them, and whatever other arrays the caller adds;
+  Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is :mod:`lib.file_format`'s;
 * ``description``: a JSON text (0-d Unicode array) about the job and where it stands;
 * ``sha256``: the digest of the name, dtype, shape and bytes of every other entry.
 
@@ -12,6 +12,7 @@ It is written under a temporary name, flushed to the disk and renamed, so that a
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ import os
 import stat
 import zipfile
 
-from lib import files
+from lib import file_format, files
 from lib.errors import UserError
 
 import numpy as np
@@ -27,6 +28,8 @@ import numpy as np
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'
 _CHUNK = 1 << 20
+# What the system says of a path, or of a place in a file, that is wrong: no time will mend it.
+_WRONG_FILE = {None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL}
 
 
 class DamagedCheckpoint(UserError):
@@ -40,6 +43,19 @@ class DamagedCheckpoint(UserError):
 
     def __reduce__(self):
         return type(self), (self.path, self.reason)
+
+
+class UnreadableCheckpoint(UserError):
+    """A file that cannot be read now and may be whole: no permission, an I/O error, no memory."""
+
+
+def unreadable(path, error):
+    return UnreadableCheckpoint(f'{path}: cannot be read now ({reason_of(error)}) and is left as it is; see '
+                                'that it can be, or resume from another checkpoint with --resume PATH')
+
+
+def reason_of(error):
+    return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _digest_entry(digest, name, array):
@@ -99,35 +115,31 @@ def read(path):
     """Read a checkpoint and verifies all of it.
 
     Returns:
-        tuple: ``(arrays, description)``, as given to :func:`write`.
+        tuple: ``(arrays, description)``, as given to :func:`write`; arrays that an earlier version wrote have
+        today's names.
 
     Raises:
-        DamagedCheckpoint: Whatever is wrong with the file: missing, unreadable, cut short, changed, or not
-            a checkpoint.
+        UserError: A newer version wrote it.
+        DamagedCheckpoint: Whatever is wrong with the file: missing, cut short, changed, or not a checkpoint.
+        UnreadableCheckpoint: The system does not let it be read now.
     """
     arrays = {}
-    description = _scan(path, arrays.__setitem__)
-    return arrays, description
+    description = scan(path, arrays.__setitem__)
+    return file_format.to_current(path, arrays, prefix='model/'), description
 
 
-def is_valid(path):
-    """Whether ``path`` is a whole, unchanged checkpoint; all of it is read."""
-    try:
-        _scan(path, lambda name, array: None)
-    except DamagedCheckpoint:
-        return False
-    return True
-
-
-def _scan(path, keep):
+def scan(path, keep):
     """Verify a checkpoint, hand each array to ``keep(name, array)`` and return the description."""
     try:
         return _scan_unguarded(path, keep)
     except FileNotFoundError:
         raise DamagedCheckpoint(path, 'no such file') from None
-    except Exception as error:  # a damaged file may raise anything, MemoryError included
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-        raise DamagedCheckpoint(path, reason.splitlines()[0]) from error
+    except Exception as error:  # a damaged file may raise anything
+        # zipfile takes an I/O error in the search for its directory for a file that has none.
+        cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
+        if isinstance(cause, MemoryError) or isinstance(cause, OSError) and cause.errno not in _WRONG_FILE:
+            raise unreadable(path, cause) from error
+        raise DamagedCheckpoint(path, reason_of(error)) from error
 
 
 def _scan_unguarded(path, keep):
@@ -143,7 +155,7 @@ def _scan_unguarded(path, keep):
         if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', f'{_DIGEST}.npy'} <= set(names):
             raise ValueError('not written by this program')
         for info in sorted(archive.infolist(), key=lambda info: info.filename[:-len('.npy')]):
-            name, array = _read_member(archive, info)
+            name, array = _read_member(archive, info, status.st_size)
             if name != _DIGEST:
                 _digest_entry(digest, name, array)
             if name in (_DESCRIPTION, _DIGEST):
@@ -155,11 +167,13 @@ def _scan_unguarded(path, keep):
     return json.loads(texts[_DESCRIPTION])
 
 
-def _read_member(archive, info):
-    """Read the name and array of one entry; allocate no more than the archive says it holds."""
+def _read_member(archive, info, size):
+    """Read name and array of one entry; allocate no more than the archive, of ``size`` bytes, can hold."""
     name, extension = os.path.splitext(info.filename)
     if extension != '.npy' or info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f'{info.filename}: not an uncompressed array')
+    if info.file_size > size:
+        raise ValueError(f'{info.filename}: larger than the file')
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,

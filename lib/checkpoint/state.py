@@ -1,6 +1,7 @@
 """From Chainer's model and optimizer to host arrays by name, and back; the weights that a run leaves."""
 
-from lib.checkpoint.file import archive_at, write_array
+from lib import file_format
+from lib.checkpoint.file import archive_at, reason_of, write_array
 from lib.errors import UserError
 
 import chainer
@@ -60,34 +61,29 @@ def save_model(path, model):
             write_array(archive, name, arrays[name])
 
 
-def save_weights(path, model):
-    """Write ``model.npz`` of a model that is bound to its averaged statistics.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    try:
-        save_model(path, model)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
-                        '--resume auto, which writes it from the last checkpoint') from None
-
-
-def load_model(path, model):
+def load_model(path, model, report=lambda line: None):
     """Load weights written by :func:`save_model` or ``chainer.serializers.save_npz``, without unpickling.
 
-    Values are cast to the model's dtypes (float32 weights into a float16 network).
+    Values are cast to the model's dtypes (float32 weights into a float16 network). Weights without a format
+    get today's names: see :func:`lib.file_format.to_current`.
+
+    Args:
+        path: File.
+        model (chainer.Link): Network to fill.
+        report (callable): Called with one line if names of the file are not today's.
 
     Raises:
-        UserError: The file is missing or no weights file, or its weights are another network's.
+        UserError: The file is missing, no weights file or a newer version's, or its weights are another
+            network's.
     """
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
     except Exception as error:  # a damaged file may raise anything
-        reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise UserError(f'{path}: not a weights file ({reason}); expected an .npz as a run leaves it in '
                         'model.npz') from error
+    arrays = file_format.to_current(path, arrays, report=report)
     differences = _differences(arrays, _model_values(model), same_dtype=False)
     if differences:
         raise UserError(f'{path}: weights of another network: {differences}; '

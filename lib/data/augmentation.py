@@ -52,16 +52,18 @@ def training_crop(width, height, insize, seed, epoch, index):
             x = int(u_x * (width - w + 1))
             y = int(u_y * (height - h + 1))
             return (x, y, x + w, y + h), flip
-    return _centre_box(width, height, insize, insize), flip
+    return _center_box(width, height, insize, insize), flip
 
 
 def validation_box(width, height, insize):
-    """Centre crop: the short side scaled to round(insize * 256 / 224), the central ``insize`` taken.
+    """Choose the center crop: short side scaled to round(insize * 256 / 224), the central ``insize`` taken.
+
+    The crop lies at whole pixels of the scaled image, whose long side is rounded down, as torchvision's does.
 
     Returns:
         tuple: Left, upper, right, lower edge in pixels of the image; not whole numbers in general.
     """
-    return _centre_box(width, height, insize, validation_short_side(insize))
+    return _center_box(width, height, insize, validation_short_side(insize))
 
 
 def validation_short_side(insize):
@@ -69,12 +71,12 @@ def validation_short_side(insize):
     return round(insize * constants.VAL_SHORT_SIDE / constants.INSIZE)
 
 
-def _centre_box(width, height, insize, short_side):
-    """Central square that becomes ``insize`` pixels when the short side becomes ``short_side``."""
-    side = min(width, height) * insize / short_side
-    x = (width - side) / 2
-    y = (height - side) / 2
-    return x, y, x + side, y + side
+def _center_box(width, height, insize, short_side):
+    """Central square of ``insize`` pixels of the image scaled to ``short_side``, in pixels of the image."""
+    shortest = min(width, height)
+    scales = [side / (side * short_side // shortest) for side in (width, height)]
+    x, y = (round((side * short_side // shortest - insize) / 2) for side in (width, height))
+    return x * scales[0], y * scales[1], (x + insize) * scales[0], (y + insize) * scales[1]
 
 
 def colour_jitter(image, seed, epoch, index):

@@ -6,6 +6,7 @@ are the same for every pool.
 """
 
 import collections
+import concurrent.futures
 import functools
 import itertools
 import math
@@ -160,10 +161,10 @@ class TrainingBatches(_Batches):
         self._seed = seed
         self._skip = _skips(on_bad_image)
         self._bad = set()
-        plan = (tuple(part.tolist() for part in worker_batch(iteration, worker, n_workers, batch, len(images),
-                                                             seed))
-                for iteration in range(start_iteration, stop_iteration)
-                for worker in range(first_worker, first_worker + n_local_workers))
+        steps = ((iteration, worker) for iteration in range(start_iteration, stop_iteration)
+                 for worker in range(first_worker, first_worker + n_local_workers))
+        last_image = stop_iteration * n_workers * batch - 1
+        plan = _planned(steps, n_workers, batch, len(images), seed, last_epoch=last_image // len(images))
         super().__init__(pool, images, insize, batch, plan, (seed, jitter), urgent=False)
 
     def _failed(self, batch, position, reason):
@@ -192,6 +193,26 @@ class TrainingBatches(_Batches):
     def _deliver(self, batch, pixels):
         self.skipped.extend(batch.failures[position] for position in sorted(batch.failures))
         return pixels, batch.labels
+
+
+def _planned(steps, n_workers, batch, n_examples, seed, last_epoch):
+    """Generates ``(indices, epochs)`` of the batch of each ``(iteration, worker)``.
+
+    The next epoch's order is drawn in a thread while this one's images are read: that of ImageNet takes
+    longer than an iteration, for which all processes would wait at the beginning of every epoch.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1, 'order of the next epoch') as thread:
+        newest, drawing = -1, None
+        for iteration, worker in steps:
+            last_image = (iteration * n_workers + worker + 1) * batch - 1
+            epoch = last_image // n_examples
+            if epoch > newest and drawing:
+                drawing.result()  # raises what the drawing has raised
+            indices, epochs = worker_batch(iteration, worker, n_workers, batch, n_examples, seed)
+            if newest < epoch < last_epoch:
+                drawing = thread.submit(permutation, epoch + 1, n_examples, seed)
+            newest = epoch
+            yield indices.tolist(), epochs.tolist()
 
 
 def validation_batches(pool, images, insize, start, stop, batchsize, on_bad_image='error', skipped=None):

@@ -43,6 +43,7 @@ _KNOWN_CLASSES = {
 
 _CLASS_TAR = re.compile(r'(n\d{8})\.tar')
 _NUMBERED = re.compile(r'.*_val_(\d{8})')
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _TAR_BLOCK = 512
 
 
@@ -84,7 +85,8 @@ def find_images(source, val_labels=None):
         dict: :class:`Split` by ``'train'`` and ``'val'``, or by ``''`` for a set that is not split.
 
     Raises:
-        UserError: If there are no images, an archive is damaged, or images have no class.
+        UserError: If there are no images, an archive is damaged, images have no class, or a name cannot be
+            taken over into another directory.
     """
     if not os.path.isdir(source):
         reason = 'not a directory' if os.path.exists(source) else 'no such directory'
@@ -153,7 +155,8 @@ def read_val_labels(path, names, train_classes=None):
         dict: Class name by file name, for all ``names``.
 
     Raises:
-        UserError: If the file has another form, or does not tell every image's class.
+        UserError: If the file has another form, does not tell every image's class, or names one that cannot
+            be a folder.
     """
     rows = [line.replace(',', ' ').split() for line in _read_text(path).splitlines()]
     rows = [row for row in rows if row and row[0] != 'ImageId']
@@ -173,6 +176,7 @@ def read_val_labels(path, names, train_classes=None):
     if unknown:
         raise UserError(f'{path}: no class for {len(unknown)} of {len(names)} images, the first is '
                         f'{min(unknown)}; give the labels of these images with --val-labels')
+    _check_class_names(path, classes.values())
     _check_known(path, classes, train_classes)
     return classes
 
@@ -234,6 +238,14 @@ def _check_known(path, classes, train_classes):
                             'ILSVRC 2012, in their own order, with --val-labels')
 
 
+def _check_class_names(origin, names):
+    """A class becomes a folder of the copy, and must not become one anywhere else."""
+    for name in names:
+        if name in ('.', '..') or '/' in name or '\\' in name or _CONTROL.search(name):
+            raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give '
+                            'it one without separators and control characters, other than . and ..')
+
+
 def _read_text(path):
     try:
         with open(path, encoding='utf-8-sig') as file:
@@ -263,6 +275,11 @@ def _in_classes(path, classes, flat):
                         'into the folder of its class')
     if not classes:
         raise UserError(f'{path}: holds no images; expected class folders or tar files of ImageNet')
+    _check_class_names(path, classes)
+    # A line end in a name would make a line of its own in a list file.
+    unsound = next((name for images in classes.values() for name in images if _CONTROL.search(name)), None)
+    if unsound is not None:
+        raise UserError(f'{path}: control characters in the name of the image {unsound!r}; rename it')
     return classes
 
 

@@ -126,8 +126,10 @@ def _parser():
     add = group.add_argument
     add('-o', '--out', default='result', help='output directory')
     add('-r', '--resume', metavar='{auto,PATH}',
-        help='continue; auto takes the newest valid checkpoint in --out, or starts afresh')
+        help='continue; auto takes the newest valid checkpoint in --out, starts afresh where there is none')
     add('--force', action='store_true', help='reuse a non-empty --out; removes the old run\'s checkpoints')
+    add('--wait', action='store_true',
+        help='for a run that still holds --out, as long as one that was cut off needs to end itself')
     add('--checkpoint-interval', metavar='N', type=_integer(1),
         help='iterations between checkpoints, besides one per epoch')
     add('--stall-timeout', metavar='S', type=positive_number,

@@ -1,14 +1,16 @@
-"""The output directory: whose it is, and how files in it are written."""
+"""The output directory: which run it belongs to, and what a run leaves in it."""
 
 import contextlib
 import os
 
 from lib.checkpoint import directory
-from lib.errors import UserError
+from lib.errors import FINISHED_MARK, UserError
+from lib.run import lock
 
 # What a run leaves, besides its checkpoints.
 WEIGHTS = 'model.npz'
-FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png')
+FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
+         FINISHED_MARK)
 
 
 def prepare(out, resume, force):
@@ -25,7 +27,7 @@ def prepare(out, resume, force):
     probe = os.path.join(out, f'.writable-{os.getpid()}')
     try:
         os.makedirs(out, exist_ok=True)
-        entries = os.listdir(out)
+        entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
         try:
             with open(probe, 'wb') as file:
                 file.write(b'\0' * 4096)
@@ -39,7 +41,12 @@ def prepare(out, resume, force):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
-        directory.remove_all(out)
+        try:
+            clear(out, [FINISHED_MARK])
+            directory.remove_all(out)
+        except OSError as error:
+            raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '
+                            'permissions or choose another directory') from None
 
 
 def _continues(resume, out):
@@ -47,8 +54,8 @@ def _continues(resume, out):
     return resume == 'auto' or os.path.realpath(resume).startswith(os.path.realpath(out) + os.sep)
 
 
-def clear(out):
+def clear(out, names=FILES):
     """Remove what an earlier run has left, when another starts afresh in its place."""
-    for name in FILES:
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, name))

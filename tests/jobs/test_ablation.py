@@ -34,6 +34,8 @@ log = [{'epoch': e, 'iteration': e, 'elapsed_time': 7.0 * e, 'main/loss': 3.0 / 
         'alpha_sgd': 1.0, 'images_per_sec': 3.0} for e in (1, 2)]
 diverges = option('--transition') == os.environ.get('DIVERGES')
 (out / 'log').write_text(json.dumps(log[:1] if diverges else log))
+if option('--transition') != os.environ.get('LOST'):
+    (out / 'finished').touch()
 if diverges:
     print('train_imagenet.py: iteration 9: gradient of /conv1/W holds NaN', file=sys.stderr)
     sys.exit(1)
@@ -51,7 +53,7 @@ def calls(tmp_path, monkeypatch):
     (tmp_path / 'train_imagenet.py').write_text(STAND_IN)
     monkeypatch.setattr(ablation, 'ROOT', tmp_path)
     monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
-    for name in ('BREAKS', 'DIVERGES'):
+    for name in ('BREAKS', 'DIVERGES', 'LOST'):
         monkeypatch.setenv(name, 'nothing')
 
     def read():
@@ -199,6 +201,13 @@ def test_failed_run_is_named_and_the_others_are_kept(calls, tmp_path, monkeypatc
     assert ablation.main(words(tmp_path, '--seeds', '0', '--arms', 'no-warmup,paper')) == 1
     assert set(stored(tmp_path)) == {('paper', 0)}
     assert 'no-warmup, seed 0: status 2' in capsys.readouterr().err
+
+
+def test_run_that_ended_with_0_in_the_middle_is_not_a_result(calls, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('LOST', 'none')
+    assert ablation.main(words(tmp_path, '--seeds', '0', '--arms', 'no-warmup,paper')) == 1
+    assert set(stored(tmp_path)) == {('paper', 0)}
+    assert 'no-warmup, seed 0: status 0' in capsys.readouterr().err
 
 
 def test_table_names_arms_that_were_not_run(calls, tmp_path):

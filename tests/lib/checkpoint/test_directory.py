@@ -1,5 +1,7 @@
 """The directory of checkpoints."""
 
+import errno
+import io
 import os
 import select
 import subprocess
@@ -7,6 +9,8 @@ import sys
 
 from lib import files
 from lib.checkpoint import directory, file
+from lib.checkpoint.file import UnreadableCheckpoint
+from lib.errors import UserError
 
 import numpy as np
 import pytest
@@ -39,11 +43,99 @@ def test_newest_valid_passes_damaged_ones_over_and_names_them(tmp_path):
 
 def test_newest_valid_is_none_without_any(tmp_path):
     assert directory.newest_valid(tmp_path, pytest.fail) is None
-    write_iterations(tmp_path, 1)
+
+
+def test_checkpoints_that_are_all_damaged_are_not_taken_for_none(tmp_path):
+    write_iterations(tmp_path, 1, 2)
     damage(directory.path_of(tmp_path, 1))
+    damage(directory.path_of(tmp_path, 2))
     said = []
-    assert directory.newest_valid(tmp_path, said.append) is None
-    assert len(said) == 1
+    with pytest.raises(UserError, match=r'none of its checkpoints \(2\) is valid.*--force'):
+        directory.newest_valid(tmp_path, said.append)
+    assert len(said) == 2
+    assert iterations_of(tmp_path) == [2, 1]
+
+
+def no_permission(path, mode):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def bad_disk(path, mode):
+    class Bad(io.FileIO):
+        def readinto(self, buffer):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return io.BufferedReader(Bad(path, mode))
+
+
+def disk_that_is_bad_behind_the_directory_of_the_zip(path, mode):
+    class Bad(io.FileIO):
+        def readinto(self, buffer):
+            if self.tell() < 100:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().readinto(buffer)
+
+    return io.BufferedReader(Bad(path, mode), 64)
+
+
+@pytest.fixture(params=['no permission', 'bad disk', 'bad sector', 'no memory'])
+def unreadable(request, monkeypatch):
+    """``unreadable(*iterations)``: the system does not let these checkpoints be read; says the reason."""
+    open_faulty, reason = {
+        'no permission': (no_permission, 'Permission denied'),
+        'bad disk': (bad_disk, 'Input/output error'),
+        'bad sector': (disk_that_is_bad_behind_the_directory_of_the_zip, 'Input/output error'),
+        'no memory': (open, 'Unable to allocate'),
+    }[request.param]
+
+    def make(*iterations):
+        faulty = tuple(f'iteration-{iteration:08d}.npz' for iteration in iterations)
+        opened = []
+
+        def open_some(path, mode):
+            opened.append(str(path))
+            return (open_faulty if str(path).endswith(faulty) else open)(path, mode)
+
+        def allocate(shape, dtype):
+            if opened[-1].endswith(faulty):
+                raise MemoryError(reason)
+            return np.zeros(shape, dtype)
+
+        monkeypatch.setattr(file, 'open', open_some, raising=False)
+        if open_faulty is open:
+            monkeypatch.setattr(np, 'empty', allocate)
+        return reason
+
+    return make
+
+
+def test_unreadable_checkpoint_is_an_error_and_never_passed_over(tmp_path, unreadable):
+    write_iterations(tmp_path, 1, 2)
+    reason = unreadable(2)
+    with pytest.raises(UnreadableCheckpoint, match=f'00000002.npz: cannot be read now .{reason}'):
+        directory.newest_valid(tmp_path, pytest.fail)
+    with pytest.raises(UnreadableCheckpoint, match=reason):
+        file.read(directory.path_of(tmp_path, 2))
+    assert file.read(directory.path_of(tmp_path, 1))[1] == {'iteration': 1}
+
+
+def test_prune_does_not_take_unreadable_for_damaged(tmp_path, unreadable):
+    write_iterations(tmp_path, 1, 2, 3, 4, 5)
+    damage(directory.path_of(tmp_path, 4))
+    unreadable(5, 3, 1)
+    directory.prune(tmp_path, 1)
+    assert iterations_of(tmp_path) == [5, 3, 2]  # the newest valid one, and what may be a newer one
+
+
+def test_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    write_iterations(tmp_path, 1)
+
+    def listdir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, 'listdir', listdir)
+    with pytest.raises(UnreadableCheckpoint, match='checkpoint: cannot be read now .Permission denied'):
+        directory.newest_valid(tmp_path, pytest.fail)
 
 
 def test_prune_keeps_the_newest(tmp_path):

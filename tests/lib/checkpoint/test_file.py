@@ -116,6 +116,18 @@ def test_a_header_that_promises_a_huge_array_is_damage_not_memory(written):
         file.read(written)
 
 
+def test_an_entry_beyond_the_end_of_the_file_is_damage_not_lack_of_memory(written):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {'descr': '|u1', 'fortran_order': False,
+                                                  'shape': (1 << 60,)})
+    with zipfile.ZipFile(written, 'a') as archive:
+        archive.writestr('bomb.npy', header.getvalue())
+        info = archive.getinfo('bomb.npy')
+        info.file_size = info.compress_size = len(header.getvalue()) + (1 << 60)
+    with pytest.raises(DamagedCheckpoint, match='bomb.npy: larger than the file'):
+        file.read(written)
+
+
 def test_compressed_bombs_are_refused_before_they_unfold(written):
     with zipfile.ZipFile(written, 'a', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('bomb.npy', bytes(1 << 20))

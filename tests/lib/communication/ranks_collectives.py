@@ -82,5 +82,17 @@ def what_the_first_rank_finds_is_everyone_s():
     assert collectives.first(world, lambda value: value + 1, world.rank) == 1
 
 
+@ranks_cases.case
+def rows_of_all_ranks_are_gathered_in_their_order():
+    comm = communicators.create_communicator('naive')
+    rows = np.full((1 + world.rank % 2, 5), world.rank, np.float32)
+    gathered = collectives.gather_rows(comm, rows)
+    if world.rank == 0:
+        assert gathered.dtype == np.float32
+        assert gathered.tolist() == [[rank] * 5 for rank in range(P) for _ in range(1 + rank % 2)]
+    else:
+        assert gathered is None
+
+
 if __name__ == '__main__':
     ranks_cases.run()

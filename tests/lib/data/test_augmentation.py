@@ -122,14 +122,29 @@ def test_image_of_one_pixel_is_its_own_crop():
 def test_validation_takes_224_of_a_short_side_of_256():
     assert validation_short_side(224) == 256
     assert validation_box(512, 512, 224) == (32, 32, 480, 480)
-    left, upper, right, lower = validation_box(500, 375, 224)
-    assert (right - left, lower - upper) == pytest.approx((375 * 224 / 256,) * 2)
-    assert ((left + right) / 2, (upper + lower) / 2) == pytest.approx((250, 187.5))
 
 
 def test_validation_of_another_input_size_scales_the_short_side():
     assert validation_short_side(32) == 37
-    assert validation_box(37, 37, 32) == pytest.approx((2.5, 2.5, 34.5, 34.5))
+    assert validation_box(37, 37, 32) == (2, 2, 34, 34)
+
+
+# Scaled image and corner of the crop in it: Resize(256) and CenterCrop(224) of torchvision, by hand.
+@pytest.mark.parametrize('size, scaled, corner', [
+    ((500, 375), (341, 256), (58, 16)),     # 341.33 is cut off; (341 - 224) / 2 = 58.5 goes to the even one
+    ((375, 500), (256, 341), (16, 58)),
+    ((333, 500), (256, 384), (16, 80)),
+    ((499, 501), (256, 257), (16, 16)),     # 16.5
+    ((1003, 751), (341, 256), (58, 16)),
+    ((100, 77), (332, 256), (54, 16)),      # enlarged
+    ((257, 259), (256, 257), (16, 16)),
+    ((225, 640), (256, 728), (16, 252)),
+])
+def test_validation_crop_lies_at_whole_pixels_of_the_scaled_image(size, scaled, corner):
+    box = validation_box(*size, 224)
+    factors = [after / before for before, after in zip(size, scaled)] * 2
+    in_scaled = [edge * factor for edge, factor in zip(box, factors)]
+    assert in_scaled == pytest.approx([*corner, corner[0] + 224, corner[1] + 224], abs=1e-9)
 
 
 def reference_jitter(image, draws):

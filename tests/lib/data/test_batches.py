@@ -1,11 +1,14 @@
+import collections
 import errno
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+from lib import random_streams, sharding
 from lib.data import shared_memory
 from lib.data.batches import TrainingBatches, validation_batches
 from lib.data.datasets import ImageList
@@ -109,6 +112,66 @@ def test_one_process_with_four_workers_gives_the_batches_of_four_processes(seria
 def test_a_later_start_gives_the_rest_of_the_same_batches(two_processes, images):
     whole = collect(training(two_processes, images))
     assert_same(whole[3 * 4:], collect(training(two_processes, images, start=3)))
+
+
+# ---- the next epoch's order ----
+
+class Drawings:
+    """Who draws which epoch's order: thread by epoch; ``finished[epoch]`` is set once it is there."""
+
+    def __init__(self, monkeypatch, broken=None):
+        self.threads = {}
+        self.finished = collections.defaultdict(threading.Event)
+        permutation.cache_clear()
+
+        def draw(values, kind):
+            epoch = of_thread.epoch
+            self.threads[epoch] = threading.current_thread()
+            if epoch == broken:
+                raise MemoryError(f'no room for epoch {epoch}')
+            order = argsort(values, kind=kind)
+            self.finished[epoch].set()
+            return order
+
+        def stream(seed, purpose, epoch):
+            of_thread.epoch = epoch
+            return make(seed, purpose, epoch)
+
+        argsort, make, of_thread = np.argsort, random_streams.stream, threading.local()
+        monkeypatch.setattr(sharding.np, 'argsort', draw)
+        monkeypatch.setattr(sharding.random_streams, 'stream', stream)
+
+    def in_main_thread(self):
+        return [epoch for epoch, thread in self.threads.items() if thread is threading.main_thread()]
+
+
+@pytest.mark.parametrize('start, first_epoch', [(0, 0), (7, 2)])
+def test_next_epoch_s_order_is_there_before_its_first_batch_is_asked_for(monkeypatch, serial, images, start,
+                                                                         first_epoch):
+    drawings = Drawings(monkeypatch)
+    batches = training(serial, images, n_workers=2, local=2, start=start, stop=12)  # 8 of 23 at a time
+    for number in range(2 * start, 2 * 12):
+        next(batches)
+        epoch = (4 * number + 3) // N
+        if epoch < 4:
+            assert drawings.finished[epoch + 1].wait(20), f'epoch {epoch + 1} is not drawn in {epoch}'
+    assert drawings.in_main_thread() == [first_epoch]
+    assert sorted(drawings.threads) == list(range(first_epoch, 5))  # and none that is not reached
+
+
+def test_batches_that_span_several_epochs_find_every_order(monkeypatch, serial, images):
+    Drawings(monkeypatch)
+    got = [labels.tolist() for _, labels in training(serial, images, batch=60, n_workers=2, local=1, stop=4)]
+    assert got == [(worker_batch(t, 0, 2, 60, N, SEED)[0] + 100).tolist() for t in range(4)]
+
+
+def test_fault_while_the_next_order_is_drawn_is_raised_where_it_is_needed(monkeypatch, serial, images):
+    Drawings(monkeypatch, broken=1)
+    batches = training(serial, images, n_workers=1, local=1, stop=12)  # 4 of 23 at a time
+    for _ in range(5):
+        next(batches)
+    with pytest.raises(MemoryError, match='no room for epoch 1'):
+        next(batches)
 
 
 @pytest.mark.parametrize('batch, local', [(1, 1), (1, 3), (32, 1), (33, 2)])

@@ -283,6 +283,17 @@ def test_destination_inside_the_source_ends_in_one_line(tmp_path, capfd, inside)
     assert files(source) == before
 
 
+@pytest.mark.parametrize('absolute', [False, True])
+def test_labels_write_nothing_outside_the_copy(tree, tmp_path, capfd, absolute):
+    flat = tmp_path / 'flat'
+    shutil.copytree(tree / 'val' / CLASSES[0], flat / 'val')
+    odd = tmp_path / 'ESCAPED' if absolute else '../../ESCAPED'
+    (flat / 'labels').write_text(''.join(f'{name} {odd}\n' for name in os.listdir(flat / 'val')))
+    assert prepare.main([str(flat), str(tmp_path / 'copy'), '--val-labels', str(flat / 'labels')]) == 2
+    assert 'cannot be the name of a class' in error_line(capfd)
+    assert sorted(os.listdir(tmp_path)) == ['flat']
+
+
 def test_destination_beside_the_source_with_a_longer_name_is_allowed(tmp_path):
     source = make_tree(tmp_path / 'source', 1, ('train',))
     assert run(source, tmp_path / 'source-256') == 0

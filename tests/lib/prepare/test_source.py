@@ -228,6 +228,41 @@ def test_labels_that_count_training_classes_need_the_training_set(flat):
         find_images(str(flat))
 
 
+# Names that would lead out of the copy, or break its list files.
+
+ODD_CLASSES = ['../../ESCAPED', '/abs/path', '.', '..', 'a/b', 'a\\b', 'nul\0', 'bell\a', 'delete\x7f']
+
+
+@pytest.mark.parametrize('odd', ODD_CLASSES)
+@pytest.mark.parametrize('name', ['LOC_val_solution.csv', 'val_synsets.txt'])
+def test_class_of_a_table_that_cannot_be_a_folder_is_named(flat, name, odd):
+    write(flat / name, LABELS[name].replace(SNAKE.encode(), odd.encode()))
+    with pytest.raises(UserError, match='cannot be the name of a class') as caught:
+        find_images(str(flat))
+    assert f'{name}: {odd!r}' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_class_of_a_map_of_ids_that_cannot_be_a_folder_is_named(flat):
+    write(flat / 'ILSVRC2012_validation_ground_truth.txt', GROUND_TRUTH)
+    write(flat / 'map_clsloc.txt', ID_MAP.replace(ALP.encode(), b'../' + ALP.encode()))
+    with pytest.raises(UserError, match=f"'../{ALP}' cannot be the name of a class"):
+        find_images(str(flat))
+
+
+@pytest.mark.parametrize('split', ['train', 'val', '.'])
+def test_class_folder_with_a_line_end_in_its_name_is_named(tmp_path, split):
+    write(tmp_path / split / 'x 1\n..' / 'a.JPEG', content('a.JPEG'))
+    with pytest.raises(UserError, match=r"'x 1\\n\.\.' cannot be the name of a class") as caught:
+        find_images(str(tmp_path))
+    assert '\n' not in str(caught.value)
+
+
+def test_image_of_an_archive_with_a_line_end_in_its_name_is_named(tmp_path):
+    write(tmp_path / 'train' / f'{ALP}.tar', tar_of({'a 0\nb.JPEG': b'x'}))
+    with pytest.raises(UserError, match=r"image 'a 0\\nb.JPEG'"):
+        find_images(str(tmp_path))
+
+
 # What is missing or damaged.
 
 @pytest.mark.parametrize('source, words', [('missing', 'no such directory'), ('file', 'not a directory'),

@@ -3,7 +3,7 @@ import json
 from lib import files
 from lib.checkpoint import directory, file
 from lib.errors import UserError
-from lib.run import output
+from lib.run import lock, output
 
 import pytest
 
@@ -20,6 +20,11 @@ def test_directory_of_another_run_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / 'log').read_text() == '[]'
 
 
+def test_lock_of_this_run_does_not_make_the_directory_another_ones(tmp_path):
+    with lock.hold(tmp_path):
+        output.prepare(tmp_path, resume=None, force=False)
+
+
 def test_run_is_continued_when_asked(tmp_path):
     (tmp_path / 'log').write_text('[]')
     output.prepare(tmp_path, resume='auto', force=False)
@@ -29,6 +34,16 @@ def test_force_removes_the_old_runs_checkpoints(tmp_path):
     file.write(directory.path_of(tmp_path, 3), {}, {})
     output.prepare(tmp_path, resume=None, force=True)
     assert directory.list_checkpoints(tmp_path) == []
+
+
+def test_checkpoints_that_cannot_be_removed_are_the_users_to_mend(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied')
+
+    file.write(directory.path_of(tmp_path, 3), {}, {})
+    monkeypatch.setattr(directory, '_remove', refuse)
+    with pytest.raises(UserError, match='cannot be removed.*Permission denied'):
+        output.prepare(tmp_path, resume=None, force=True)
 
 
 def test_place_that_cannot_be_written_is_named(tmp_path):

@@ -28,7 +28,7 @@ from lib.errors import TrainingFault, UserError
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
 from lib.run import arguments, description, launcher, lock, machine, output
-from lib.run.job import join
+from lib.run.job import count_workers, join
 from lib.run.signals import StopRequest
 from lib.run.timing import Timer
 from lib.run.watchdog import StallWatchdog
@@ -70,8 +70,10 @@ def show_plan(args):
             n_class = constants.IMAGENET_CLASSES
         else:
             n_train, n_val, n_class = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
-        workers = args.workers or launcher.launched_size() * args.virtual_workers
-        plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), workers)
+        processes = launcher.launched_size()
+        if args.workers and processes == 1:
+            processes = args.workers // args.virtual_workers
+        plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), processes)
         print(description.describe(plan))
     return errors.EXIT_FINISHED
 
@@ -84,7 +86,7 @@ def train(args, stack, stop_request):
     job = join(args, stack, stop_request)
     train_set, val_set = open_data(args, job)
     model = make_model(args, train_set.n_class)
-    plan = make_plan(args, len(train_set), len(val_set), model, job.comm.size * args.virtual_workers,
+    plan = make_plan(args, len(train_set), len(val_set), model, job.comm.size,
                      f'{train_set.fingerprint()} {val_set.fingerprint()}')
     versions = machine.versions()
     machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
@@ -107,7 +109,7 @@ def train(args, stack, stop_request):
     job.first(output.clear, args.out, [errors.FINISHED_MARK])
     images = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
                          args.on_bad_image)
-    statistics = BatchStatistics(model, plan.virtual_workers)
+    statistics = BatchStatistics(model, len(plan.workers_of(job.comm.rank)))
     updater = WorkerUpdater(
         plan, model, optimizer, job.comm,
         job.everyone(images.training_batches, found.iteration if found else 0), statistics,
@@ -146,15 +148,15 @@ def make_model(args, n_class):
     return model
 
 
-def make_plan(args, n_train, n_val, model, workers, data=''):
+def make_plan(args, n_train, n_val, model, processes, data=''):
     """The plan that follows from the options, the sizes and fingerprint of the data, and the network."""
     if args.test:
-        n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
+        n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * processes)
     return Plan(
         recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
         n_class=model.fc.out_size, n_parameters=model.count_params(),
-        n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=data, workers=workers,
-        virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
+        n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=data,
+        workers=count_workers(args, processes), processes=processes, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
         jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
         initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
@@ -185,7 +187,7 @@ def make_trainer(args, updater, statistics, images, versions):
                 watchdog.beat()
             yield batch
 
-    job_log = extensions.JobLog(comm, plan.virtual_workers, args.out, epoch_end)
+    job_log = extensions.JobLog(comm, len(plan.workers_of(comm.rank)), args.out, epoch_end)
     timing_path = os.path.join(args.out, 'timing.csv') if comm.rank == 0 else None
     # In the order in which they act after an iteration: what reports, the log, who reads it, the checkpoint.
     acting = [

@@ -39,7 +39,8 @@ class IterationTimes(training.Extension):
 
     def __init__(self, comm, plan, timer, path, log_due, checkpoint_due):
         self._comm = comm
-        self._plan = plan
+        self._total_batch = plan.total_batch
+        self._workers = len(plan.workers_of(comm.rank))
         self._timer = timer
         self._path = path
         self._log_due = log_due
@@ -70,14 +71,14 @@ class IterationTimes(training.Extension):
         if self._log_due(trainer):
             means = np.concatenate(self._of_row).mean(axis=0).tolist()
             self._of_row = []
-            chainer.report({'images_per_sec': self._plan.total_batch / means[0], **dict(zip(COLUMNS, means))})
+            chainer.report({'images_per_sec': self._total_batch / means[0], **dict(zip(COLUMNS, means))})
 
     def finalize(self):
         self._collect(np.empty(0))
 
     def _mean_losses(self):
         """Means over all workers of the losses since the last call, float64 ``(iterations,)``."""
-        sums = self._plan.virtual_workers * np.array([1, *map(float, self._losses)], np.float64)
+        sums = self._workers * np.array([1, *map(float, self._losses)], np.float64)
         self._losses = []
         collectives.sum_over_processes(self._comm, sums)
         return sums[1:] / sums[0]
@@ -93,7 +94,7 @@ class IterationTimes(training.Extension):
         allreduce = np.array(spent.get('allreduce', []), np.float64)
         data = np.array(spent.get('data', []), np.float64)
         n = len(iteration)  # of one that failed, parts may be there
-        data = data[:n * self._plan.virtual_workers].reshape(n, self._plan.virtual_workers).sum(axis=1)
+        data = data[:n * self._workers].reshape(n, self._workers).sum(axis=1)
         seconds = np.stack([iteration, allreduce[:n], data], axis=1)
         first = self._written_to + 1
         self._written_to += n

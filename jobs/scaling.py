@@ -183,7 +183,7 @@ def measure(processes, args, options, out, cores):
         UserError: If its output cannot be used.
         subprocess.CalledProcessError: If it did not finish.
     """
-    workers = processes * options.virtual_workers
+    workers = options.workers or processes * options.virtual_workers
     images = (args.warm_up + args.iterations) * workers * options.batchsize
     length = ['--epoch', '1', '--n-train', str(images)]
     if options.train is not None:

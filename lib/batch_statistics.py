@@ -92,19 +92,20 @@ class BatchStatistics:
 
 
 def average(comm, rows, variance='mean'):
-    """Average over all n = P K workers, in one all-reduce of float64.
+    """Average over all n workers, in one all-reduce of float64.
 
     Args:
         comm: ChainerMN communicator.
-        rows: float32 ``(K, S)`` of this process: means, then variances.
+        rows: float32 ``(K, S)`` of this process: means, then variances. K may differ between processes.
         variance (str): ``mean`` or ``pooled``.
 
     Returns:
         float32 ``(S,)``, the same on every process, where ``rows`` are.
     """
     sums = sum_over_workers(rows, variance)
+    sums = backend.get_array_module(rows).append(sums, float(len(rows)))
     sum_over_processes(comm, sums)
-    return average_from_sums(sums, len(rows) * comm.size, variance)
+    return average_from_sums(sums[:-1], sums[-1], variance)
 
 
 def sum_over_workers(rows, variance):

@@ -21,7 +21,7 @@ class Plan:
         n_val (int): Validation images.
         data (str): Fingerprint of both image lists.
         workers (int): Workers n.
-        virtual_workers (int): Workers K per process.
+        processes (int): Processes P that play them.
         batch (int): Images per worker b.
         seed (int): Seed.
         allreduce_grad_dtype (str): Wire format of gradients.
@@ -44,7 +44,7 @@ class Plan:
     n_val: int
     data: str
     workers: int
-    virtual_workers: int = 1
+    processes: int
     batch: int = constants.BATCH
     seed: int = 0
     allreduce_grad_dtype: str = 'float16'
@@ -57,8 +57,13 @@ class Plan:
     max_iterations: int = None
 
     @property
-    def processes(self):
-        return self.workers // self.virtual_workers
+    def virtual_workers(self):
+        """Workers K per process, ``(least, most)``."""
+        return self.workers // self.processes, -(-self.workers // self.processes)
+
+    def workers_of(self, rank):
+        """Workers that process ``rank`` plays: a range; as many as the others', or within one of them."""
+        return range(*sharding.block(rank, self.processes, self.workers))
 
     @property
     def total_batch(self):

@@ -33,6 +33,7 @@ class WorkerUpdater(chainer.training.Updater):
         self._batches = batches
         self._statistics = statistics
         self._stop_request = stop_request
+        self._workers = len(plan.workers_of(comm.rank))
 
     # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
 
@@ -93,7 +94,7 @@ class WorkerUpdater(chainer.training.Updater):
         plan = self.plan
         device = self.model.device
         losses, corrects, gradients = 0, 0, {}
-        for k in range(plan.virtual_workers):
+        for k in range(self._workers):
             with self.timer('data'):
                 images, labels = next(self._batches)
             x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
@@ -105,14 +106,14 @@ class WorkerUpdater(chainer.training.Updater):
             # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
             loss.grad = device.xp.asarray(0 * loss.array + np.float32(plan.loss_scale))
             loss.backward()
-            if plan.virtual_workers > 1:
+            if self._workers > 1:
                 self._add_gradients(gradients)
             losses += loss.array.astype('float64')
             corrects += (y.array.argmax(axis=1) == t).sum()
         for name, param in self.model.namedparams():
             if name in gradients:
                 param._set_grad_without_check(gradients[name])  # float32 for float16 parameters too
-        return losses / plan.virtual_workers, corrects / (plan.virtual_workers * plan.batch)
+        return losses / self._workers, corrects / (self._workers * plan.batch)
 
     def _add_gradients(self, sums):
         """Add the model's gradients to ``sums`` by name, in float32: in float16 the sum of K may overflow."""

@@ -51,8 +51,8 @@ def evaluate_share(plan, rank, model, statistics, batches):
     if plan.recipe.bn_statistics != 'last-local':
         return evaluate(model, batches(*sharding.block(rank, plan.processes, plan.n_val)))
     sums = np.zeros(3)
-    for k in range(plan.virtual_workers):
-        share = sharding.block(rank * plan.virtual_workers + k, plan.workers, plan.n_val)
+    for k, worker in enumerate(plan.workers_of(rank)):
+        share = sharding.block(worker, plan.workers, plan.n_val)
         with statistics.using(k):
             sums += evaluate(model, batches(*share))
     return sums

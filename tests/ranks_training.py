@@ -24,7 +24,7 @@ model = models.build('resnet8', 5, seed=comm.rank)  # different weights: the bro
 collectives.broadcast_model(comm, model)
 plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
             n_parameters=model.count_params(), n_statistics=0, n_train=100, n_val=0, data='',
-            workers=comm.size, batch=4, allreduce_grad_dtype=dtype)
+            workers=comm.size, processes=comm.size, batch=4, allreduce_grad_dtype=dtype)
 optimizer = RMSpropWarmup(*plan.hyperparameters(0), weight_decay=constants.WEIGHT_DECAY).setup(model)
 exempt_from_weight_decay(model)
 batches = SyntheticBatches(5, 16, 0, 4, comm.size, comm.rank, 1, 0, 6)

@@ -83,8 +83,8 @@ def restore(found, trainer, statistics):
     state.restore(arrays, updater.model, updater.get_optimizer('main'))
     rows = arrays.get('workers/statistics')
     if rows is not None:
-        first = comm.rank * plan.virtual_workers
-        statistics.restore_rows(rows[first:first + plan.virtual_workers])
+        workers = plan.workers_of(comm.rank)
+        statistics.restore_rows(rows[workers.start:workers.stop])
     sums = arrays['log/sums']
     if len(sums) != comm.size:  # other processes: what counts is their sum, whoever holds it
         sums = np.concatenate([sums.sum(axis=0, keepdims=True), np.zeros((comm.size - 1, sums.shape[1]))])

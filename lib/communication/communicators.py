@@ -42,7 +42,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
         allreduce_grad_dtype (str): Wire format of gradients, ``float16`` or ``float32``.
         loss_scale (float): S, by which the loss was multiplied before backward; undone in float32. Not to be
             given to ``Variable.backward`` too: Chainer's update rules would divide by it a second time.
-        virtual_workers (int): K, workers played by each process.
+        virtual_workers (float): n / P, workers per process: K where all play as many.
         mpi_comm: mpi4py communicator (all processes).
 
     Returns:
@@ -75,7 +75,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
 
 
 class MeanGradient:
-    """Mean of the gradients over all n = P K workers, sent packed: mixed into a communicator.
+    """Mean of the gradients over all n workers, sent packed: mixed into a communicator.
 
     After the exchange every ``param.grad`` is a view of one flat float32 buffer, which the next exchange
     overwrites. That holds for float16 parameters too (``mixed16``): in float16 the unscaled mean would lose
@@ -86,7 +86,7 @@ class MeanGradient:
         super().__init__(mpi_comm)
         self.wire_dtype = np.dtype(wire_dtype)
         self.loss_scale = float(loss_scale)
-        self.virtual_workers = int(virtual_workers)
+        self.virtual_workers = virtual_workers
         self._exchange = None  # takes payloads and gives their sum, in turns
         self._mean = None      # float32, of which gradients are views
         self._local = []       # gradients before the exchange, for explain_non_finite
@@ -97,7 +97,7 @@ class MeanGradient:
                           self.virtual_workers)
 
     def multi_node_mean_grad(self, model, zero_fill=False):
-        """Replace each parameter's gradient, the sum over K workers, by the mean over all workers.
+        """Replace each parameter's gradient, the sum over its workers, by the mean over all.
 
         Called by every process, after backward into cleared gradients. A parameter without a gradient counts
         as zero; it stays without unless ``zero_fill``, so it must then be without on every process.

@@ -2,23 +2,24 @@
 
 ::
 
-    p_r = wire(G_r / K)                G_r: sum over the K virtual workers of process r, scaled by S
+    p_r = wire(G_r / K)                G_r: sum over the workers of process r, scaled by S
     w   = wire(p_0 + ... + p_{P-1})    on the CPU: in float32, in the order of the ranks
-    g   = float32(w) / (P S)           cast first, then divide: the mean over n = P K workers
+    g   = float32(w) / (P S)           cast first, then divide: the mean over all n = P K workers
 
 ``wire`` rounds once to the nearest float16 or float32 (ties to even), S is the loss scale, P the number of
-processes.
+processes. Each plays K = n / P workers; where P does not divide n, some play one more than others, and K is
+still n / P for all: p_r is the mean over the workers of r, weighted by their number.
 
 Error. With M the exact mean, A the mean of |G_r| / (K S) over the processes, u = 2^-11 and
 tiny = 2^-25 for a float16 wire (unit roundoff, and half the spacing of subnormals), u = 2^-24 and tiny = 0
 for a float32 one, away from float32's own limits and without overflow (below), on the CPU, for P < 2^13,
 
-    |g - M| <= (1 + 4u) (u (|M| + A) + (1 + 1/P) tiny / S + (P + 2) 2^-24 A).
+    |g - M| <= (1 + 4u) (u (|M| + A) + (1 + 1/P) tiny / S + (P + 3) 2^-24 A).
 
 The first term is each payload's and the sum's rounding; the second is the floor below which a float16 wire
-sees nothing, and the loss scale lowers it; the third is float32's own: the sum of P terms, and the divisions
-by K and P S. NCCL adds in the wire's dtype, at every hop of its ring: up to P - 1 roundings of partial sums
-instead of one. An element overflows when |G_r| / K or the sum of the payloads reaches 65520.
+sees nothing, and the loss scale lowers it; the third is float32's own: the sum of P terms, the divisions by
+K and P S, and K itself. NCCL adds in the wire's dtype, at every hop of its ring: up to P - 1 roundings of
+partial sums instead of one. An element overflows when |G_r| / K or the sum of the payloads reaches 65520.
 """
 
 from lib.compiled import loops
@@ -77,9 +78,9 @@ def to_wire(gradient, out, virtual_workers=1):
     """``out[...] = wire(gradient / virtual_workers)``, divided in float32 and rounded once.
 
     Args:
-        gradient (numpy.ndarray): Sum over the process's K virtual workers, any shape, floating point.
+        gradient (numpy.ndarray): Sum over the process's workers, any shape, floating point.
         out (numpy.ndarray): Flat and contiguous, float16 or float32, as many elements.
-        virtual_workers (int): K.
+        virtual_workers (float): K.
     """
     gradient = np.require(gradient, np.float32, 'CA')
     if loops:

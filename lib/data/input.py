@@ -54,8 +54,9 @@ class Input:
     def training_batches(self, start_iteration):
         """Iterator over this process's minibatches, K per iteration, from ``start_iteration`` on."""
         plan = self._plan
-        shape = (plan.insize, plan.seed, plan.batch, plan.workers, self._rank * plan.virtual_workers,
-                 plan.virtual_workers, start_iteration, plan.iterations)
+        workers = plan.workers_of(self._rank)
+        shape = (plan.insize, plan.seed, plan.batch, plan.workers, workers.start, len(workers),
+                 start_iteration, plan.iterations)
         if isinstance(self._train_set, synthetic.SyntheticImages):
             return synthetic.SyntheticBatches(plan.n_class, *shape)
         batches = TrainingBatches(self._pool, self._train_set, *shape, self._on_bad_image, plan.jitter)

@@ -84,8 +84,11 @@ def _parser():
         help='network (default: resnet50; on the sample set resnet8)')
     add('--insize', type=_integer(8), help='side of the input in pixels (default: the network\'s own)')
     add('-B', '--batchsize', type=_integer(1), default=constants.BATCH, help='images per worker')
-    add('--virtual-workers', metavar='K', type=_integer(1), default=1,
-        help='workers that each process plays in turn: the same training as K times as many processes')
+    add('--virtual-workers', metavar='K', type=_integer(1),
+        help='workers that each process plays in turn: the same training as K times as many processes (1)')
+    add('--workers', metavar='N', type=_integer(1),
+        help='workers that all processes play together, evenly or within one of each other; with --plan: of '
+             'another job')
     add('-E', '--epoch', type=positive_number, default=constants.EPOCHS,
         help='length of the training; all that is counted in epochs scales with it')
     add('--seed', type=_integer(0, 2**32 - 1), default=0,
@@ -140,7 +143,6 @@ def _parser():
     group = parser.add_argument_group('planning')
     add = group.add_argument
     add('--plan', action='store_true', help='print everything that follows from the options, and exit')
-    add('--workers', metavar='N', type=_integer(1), help='with --plan: for this many workers')
     add('--n-train', metavar='N', type=_integer(1),
         help='with --plan or --synthetic: size of the training set')
     return parser
@@ -164,11 +166,12 @@ def parse(argv=None):
         parser.error(f'TRAIN is {args.train!r} but VAL is missing: give both, or neither for the sample set')
     if args.synthetic and args.train is not None:
         parser.error(f'--synthetic makes its own images: leave out {args.train!r} and {args.val!r}')
-    if args.workers is not None and not args.plan:
-        parser.error('--workers describes another job and goes with --plan; a run has the workers that '
-                     'mpirun -np and --virtual-workers give it')
+    if args.workers is not None and args.virtual_workers is not None and not args.plan:
+        parser.error(f'--workers {args.workers} divides them among the processes and --virtual-workers '
+                     f'{args.virtual_workers} fixes how many each plays: leave out one')
     if args.n_train is not None and not (args.plan or args.synthetic):
         parser.error('--n-train goes with --plan or --synthetic; a run counts its images itself')
+    args.virtual_workers = args.virtual_workers or 1
     if args.workers is not None and args.workers % args.virtual_workers:
         parser.error(f'--workers {args.workers} is not a multiple of --virtual-workers '
                      f'{args.virtual_workers}: every process plays the same number of workers')

@@ -18,7 +18,7 @@ def describe(plan):
         ('network', f'{plan.arch}, {plan.insize} x {plan.insize} pixels, {plan.n_class} classes, '
                     f'{plan.n_parameters:,} parameters, {plan.dtype}'),
         ('data', f'{plan.n_train:,} training and {plan.n_val:,} validation images, seed {plan.seed}'),
-        ('workers', f'{plan.workers:,} = {plan.processes:,} processes x {plan.virtual_workers}'),
+        ('workers', f'{plan.workers:,} = {_processes(plan)}'),
         ('total batch', f'{plan.total_batch:,} = {plan.workers:,} workers x {plan.batch} images'),
         ('length', f'{recipe.epochs} epochs = {plan.iterations:,} iterations, '
                    f'{plan.n_train / plan.total_batch:.4g} per epoch'),
@@ -49,9 +49,10 @@ def describe(plan):
 
 def as_dict(plan):
     """Give a plan and what follows from it as JSON values (``plan.json``)."""
+    least, most = plan.virtual_workers
     return {
         **plan.identity(), 'recipe': plan.recipe.name, 'processes': plan.processes,
-        'virtual_workers': plan.virtual_workers, 'total_batch': plan.total_batch,
+        'virtual_workers': [least, most] if least < most else least, 'total_batch': plan.total_batch,
         'iterations_per_epoch': plan.n_train / plan.total_batch,
         'eta_base': plan.recipe.eta_base(plan.total_batch), 'beta_center': plan.recipe.beta_center,
         'beta_period': plan.recipe.beta_period, 'eta_rmsprop': constants.ETA_RMSPROP,
@@ -134,6 +135,13 @@ def _deviations_of_the_run(plan):
     if plan.max_iterations is not None:
         found.append(f'length: a test of {plan.iterations} iterations')
     return found
+
+
+def _processes(plan):
+    least, most = plan.virtual_workers
+    more = plan.workers - least * plan.processes
+    even = f'{plan.processes - more:,} process{"es" * (plan.processes - more != 1)} x {least}'
+    return even + (f' + {more:,} x {most}' if more else '')
 
 
 def _transition(plan):

@@ -42,6 +42,19 @@ class Job:
             print(text, flush=True)
 
 
+def count_workers(args, processes):
+    """Number of workers n that ``processes`` play.
+
+    Raises:
+        UserError: If there are fewer.
+    """
+    workers = args.workers or processes * args.virtual_workers
+    if workers < processes:
+        raise UserError(f'--workers {workers}: expected at least {processes}, one for each process; start '
+                        f'{workers} processes')
+    return workers
+
+
 def join(args, stack, stop_request):
     """Join this process to its job. Called by every process; initializes MPI.
 
@@ -69,7 +82,7 @@ def join(args, stack, stop_request):
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,
-                                             args.virtual_workers, world)
+                                             count_workers(args, world.size) / world.size, world)
     device = devices.bind(name, comm)
     collectives.check_sum(comm, device.xp)
     chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)

@@ -9,7 +9,7 @@ import pytest
 from extensions import IterationTimes
 
 HEADER = 'iteration,iteration_time,allreduce_time,data_time,loss\n'
-PLAN = types.SimpleNamespace(total_batch=60, virtual_workers=2)
+PLAN = types.SimpleNamespace(total_batch=60, workers_of=lambda rank: range(2))
 
 
 class Timer:
@@ -28,7 +28,7 @@ def always(trainer):
 
 
 def extension_of(timer, path=None, log_due=always, checkpoint_due=always):
-    return IterationTimes(types.SimpleNamespace(size=1), PLAN, timer, path, log_due, checkpoint_due)
+    return IterationTimes(types.SimpleNamespace(rank=0, size=1), PLAN, timer, path, log_due, checkpoint_due)
 
 
 def trainer_at(iteration, loss=1.5):

@@ -8,7 +8,7 @@ import pytest
 
 def paper_plan(**changes):
     plan = Plan(recipe=PUBLISHED['paper'], arch='resnet50', insize=224, n_class=1000, n_parameters=25557032,
-                n_statistics=53120, n_train=1281167, n_val=50000, data='', workers=1024)
+                n_statistics=53120, n_train=1281167, n_val=50000, data='', workers=1024, processes=1024)
     return dataclasses.replace(plan, **changes)
 
 
@@ -41,13 +41,18 @@ def test_phases_agree_with_the_rates_of_the_iterations():
                 assert inside == pytest.approx([low] * len(inside), rel=1e-12)
 
 
-def test_virtual_workers_share_processes():
-    plan = paper_plan(virtual_workers=128)
-    assert (plan.workers, plan.processes, plan.total_batch) == (1024, 8, 32768)
+@pytest.mark.parametrize('processes, blocks', [(8, [128] * 8), (7, [146, 146, 146, 147, 146, 146, 147])])
+def test_processes_play_contiguous_blocks_of_workers_within_one_of_each_other(processes, blocks):
+    plan = paper_plan(processes=processes)
+    workers = [plan.workers_of(rank) for rank in range(processes)]
+    assert [worker for block in workers for worker in block] == list(range(1024))
+    assert sorted(map(len, workers)) == sorted(blocks)
+    assert plan.virtual_workers == (min(blocks), max(blocks))
+    assert plan.total_batch == 32768
 
 
 def test_processes_do_not_enter_the_identity():
-    assert paper_plan().identity() == paper_plan(virtual_workers=4).identity()
+    assert paper_plan().identity() == paper_plan(processes=7).identity()
 
 
 @pytest.mark.parametrize('change', [{'seed': 1}, {'workers': 512}, {'batch': 16}, {'arch': 'resnet8'},

@@ -75,8 +75,8 @@ def test_without_the_average_every_worker_answers_for_its_block_with_its_own_sta
     rows[0, :3], rows[1, :3] = 0.0, 1.0
     statistics.restore_rows(rows)
     statistics.select_average(types.SimpleNamespace(size=1))
-    plan = types.SimpleNamespace(recipe=types.SimpleNamespace(bn_statistics='last-local'), virtual_workers=2,
-                                 workers=4, n_val=10)
+    plan = types.SimpleNamespace(recipe=types.SimpleNamespace(bn_statistics='last-local'),
+                                 workers_of=lambda rank: range(2 * rank, 2 * rank + 2), workers=4, n_val=10)
     pixels, labels = np.zeros((10, 2, 2, 3), np.uint8), np.ones(10, np.int32)
 
     def batches(start, stop):

@@ -60,6 +60,18 @@ def mean_is_within_the_stated_bound():
 
 
 @ranks_cases.case
+def mean_over_workers_is_exact_where_processes_play_more_or_fewer():
+    # Process r plays r + 1 workers, whose gradients are all r, times the loss scale.
+    n = P * (P + 1) // 2
+    for dtype, tolerance in (('float16', 2.0 ** -10), ('float32', 2.0 ** -22)):
+        comm = communicators.create_communicator('naive', dtype, 4.0, n / P)
+        model = make_model([(5,)])
+        model.p0.grad = np.full(5, 4 * world.rank * (world.rank + 1), np.float32)
+        comm.multi_node_mean_grad(model)
+        np.testing.assert_allclose(model.p0.grad, sum(r * (r + 1) for r in range(P)) / n, rtol=tolerance)
+
+
+@ranks_cases.case
 def ranks_hold_the_same_bits():
     for dtype in ('float16', 'float32'):
         comm = communicators.create_communicator('naive', dtype)

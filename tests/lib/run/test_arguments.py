@@ -33,7 +33,7 @@ def test_defaults_are_those_of_the_paper_and_of_chainers_example():
     (['data'], "'data'"),
     (['a', 'b', 'c'], 'c'),
     (['a', 'b', '--synthetic'], '--synthetic'),
-    (['--workers', '8'], '--workers'),
+    (['--workers', '8', '--virtual-workers', '2'], '--workers 8'),
     (['--n-train', '8'], '--n-train'),
     (['--plan', '--workers', '7', '--virtual-workers', '2'], '7'),
     (['--force', '--resume', 'auto'], '--force'),

@@ -192,7 +192,7 @@ def make_trainer(args, updater, images, versions):
         (extensions.Validation(comm, lambda: validation.evaluate_share(
             plan, comm.rank, model, statistics, validation_batches)), epoch_end),
         *([(extensions.SkippedImages(images.skipped, comm.rank), epoch_end)] if plan.skip_bad_images else []),
-        (extensions.IterationTimes(plan, updater.timer, timing_path), epoch_end),
+        (extensions.IterationTimes(comm, plan, updater.timer, timing_path, epoch_end, checkpoint_due), None),
         (job_log, None),
         *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),
         *(watched(args, plan, epoch_end) if comm.rank == 0 else []),

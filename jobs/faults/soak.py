@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Kill a training again and again, let it continue, and compare it with one that was never stopped.
 
-    python jobs/soak.py [--kills 50] [--out DIR] [--seed 0]
+    python -m jobs.faults.soak [--kills 50] [--out DIR] [--seed 0]
 
 SIGKILL comes at random moments, between the start of the processes and the end of an iteration, to one rank,
 to mpirun or to all at once; with ``--checkpoint-interval 1`` many kills meet a checkpoint half written. After
@@ -22,11 +21,11 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from lib import errors
+from lib.checkpoint import directory, file
+from lib.data import sample_set
 
-from jobs import fault_injection  # noqa: E402
-from lib import checkpoint, errors, sample_set  # noqa: E402
+from jobs.faults import injection
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -40,7 +39,7 @@ COLUMNS = '{:>4}  {:<7}{:>9}{:>6}{:>9}  {}'
 
 def state(out):
     """Arrays of the newest checkpoint in ``out``, and its log without what a clock has measured."""
-    arrays, description = checkpoint.read(checkpoint.list_checkpoints(out)[0])
+    arrays, description = file.read(directory.list_checkpoints(out)[0])
     return arrays, description['iteration'], without_times(description['log'])
 
 
@@ -129,7 +128,7 @@ class Soak:
 
     def _start(self, out):
         self._notes.write_text('')
-        return fault_injection.start(self._ranks, {'options': [*self._options, out], 'notes': self._notes})
+        return injection.start(self._ranks, {'options': [*self._options, out], 'notes': self._notes})
 
     def run(self, kills):
         """The uninterrupted run, the one that is killed, and the comparison."""
@@ -185,11 +184,11 @@ class Soak:
 
         # All of what has the name of a checkpoint is one.
         done = last_iteration(self._notes) or newest
-        paths = checkpoint.list_checkpoints(self.out)
+        paths = directory.list_checkpoints(self.out)
         for path in paths:
             try:
-                checkpoint.read(path)
-            except checkpoint.DamagedCheckpoint as error:
+                file.read(path)
+            except file.DamagedCheckpoint as error:
                 self.problems.append(f'kill {number} ({target}): {error}')
         half_written = any(self.out.glob('checkpoint/*.partial-*'))
         now = int(re.search(r'(\d+)\.npz', paths[0].name)[1]) if paths else 0

@@ -1,11 +1,11 @@
 """train_imagenet.py with faults at chosen iterations: what tests and ``soak.py`` start on every rank.
 
-    mpirun -np 2 python jobs/fault_injection.py '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}, ...]'
+    mpirun -np 2 python -m jobs.faults.injection '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}]'
 
 Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
 this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
 and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done. Pictures,
-which take a second each, are drawn if ``pictures`` is true.
+which take a second each, are drawn if ``pictures`` is true. A run takes seconds.
 Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
 each run and ends with that of the last.
 """
@@ -24,7 +24,7 @@ import threading
 import types
 from unittest import mock
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 # Starting
@@ -45,7 +45,8 @@ def start(ranks, *runs):
     """
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1',
                        OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1')
-    return subprocess.Popen(mpirun(ranks, __file__, json.dumps(runs, default=str)), cwd=ROOT, env=environment,
+    command = mpirun(ranks, '-m', 'jobs.faults.injection', json.dumps(runs, default=str))
+    return subprocess.Popen(command, cwd=ROOT, env=environment,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, start_new_session=True)
 
@@ -123,8 +124,8 @@ def _limit_files(size):
 
 def kill_before_rename(updater):
     """SIGKILL when a checkpoint is written and has not got its name."""
-    from lib import checkpoint
-    checkpoint.os = types.SimpleNamespace(
+    from lib import files
+    files.os = types.SimpleNamespace(
         **{**vars(os), 'replace': lambda *paths: os.kill(os.getpid(), signal.SIGKILL)})
 
 
@@ -135,9 +136,11 @@ _pools = []
 
 def run(options, faults=(), notes=None, pictures=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
+    from lib import updater
+    from lib.run import job, launcher
+
     import train_imagenet
     from extensions import Plots
-    from lib import launcher, updater
 
     rank = launcher.launched_rank()
     due = {}
@@ -158,14 +161,14 @@ def run(options, faults=(), notes=None, pictures=False):
                 with open(notes, 'a') as file:
                     file.write(f'{self.iteration}\n')
 
-    class Pool(train_imagenet.ImagePool):
+    class Pool(job.ImagePool):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             _pools.append(self)
 
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(mock.patch.object(updater, 'WorkerUpdater', Updater))
-        replaced.enter_context(mock.patch.object(train_imagenet, 'ImagePool', Pool))
+        replaced.enter_context(mock.patch.object(train_imagenet, 'WorkerUpdater', Updater))
+        replaced.enter_context(mock.patch.object(job, 'ImagePool', Pool))
         replaced.enter_context(mock.patch.object(sys, 'argv', ['train_imagenet.py', *options]))
         if not pictures:
             replaced.enter_context(mock.patch.object(Plots, '_save', lambda *arguments: None))
@@ -175,7 +178,7 @@ def run(options, faults=(), notes=None, pictures=False):
 
 
 def main():
-    from lib import launcher
+    from lib.run import launcher
     for number, described in enumerate(json.loads(sys.argv[1])):
         status, done = run(**described)
         print(f'run {number} on rank {launcher.launched_rank()}: exit {status}, iteration {done}',
@@ -184,5 +187,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -47,7 +47,7 @@ class Share:
 
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs, and a loader reads ahead of the training
 def permutation(epoch, n_examples, seed):
-    """Order in which ``epoch`` visits the training set.
+    """Return the order in which ``epoch`` visits the training set.
 
     Sorts counter-based random numbers, so that every NumPy version gives the same order.
 
@@ -66,7 +66,7 @@ def permutation(epoch, n_examples, seed):
 
 
 def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
-    """Images that one worker trains on in one iteration.
+    """Return the images that one worker trains on in one iteration.
 
     Args:
         iteration (int): Iteration t, from 0.
@@ -100,7 +100,7 @@ def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
 
 
 def n_iterations(epochs, n_examples, total_batch):
-    """Length of a run: T = ceil(E * N / (n * b)).
+    """Return the length of a run: T = ceil(E * N / (n * b)).
 
     Args:
         epochs (int, float, str or Fraction): Epochs E; a decimal fraction is taken at its written value.
@@ -115,7 +115,7 @@ def n_iterations(epochs, n_examples, total_batch):
 
 
 def ends_epoch(iteration, n_examples, total_batch):
-    """Whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
+    """Tell whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
 
     Validation, checkpoint and log row follow such an iteration, and the last.
     """
@@ -124,7 +124,7 @@ def ends_epoch(iteration, n_examples, total_batch):
 
 
 def block(part, n_parts, n_examples):
-    """Contiguous share of ``n_examples`` that belongs to ``part`` of ``n_parts``; sizes differ by at most 1.
+    """Return the contiguous share of ``n_examples`` of ``part`` of ``n_parts``; sizes differ by at most 1.
 
     Consecutive workers hold consecutive blocks, so the K workers of one process hold one block together.
 

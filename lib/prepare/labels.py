@@ -24,7 +24,7 @@ CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
 
 def find_val_labels(source, top, val):
-    """Path of the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
+    """Find the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
 
     Raises:
         UserError: If there is none.
@@ -41,7 +41,7 @@ def find_val_labels(source, top, val):
 
 
 def read_val_labels(path, names, train_classes=None):
-    """Classes of validation images that lie in no class folder.
+    """Return the classes of validation images that lie in no class folder.
 
     The file has one of these forms, told apart by what it holds:
 
@@ -88,7 +88,7 @@ def read_val_labels(path, names, train_classes=None):
 
 
 def _by_number(path, values, names):
-    """Gives line i to the image whose name says that it is number i, from 1."""
+    """Give line i to the image whose name says that it is number i, from 1."""
     if all(value.isdigit() for value in values):
         class_of = _read_id_map(path)
         missing = next((value for value in values if int(value) not in class_of), None)
@@ -159,7 +159,7 @@ def _stem(name):
 
 
 def check_class_names(origin, names):
-    """A class becomes a folder of the copy, and must not become one anywhere else."""
+    """Return a class becomes a folder of the copy, and must not become one anywhere else."""
     for name in names:
         if name in ('.', '..') or '/' in name or '\\' in name or CONTROL.search(name):
             raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give '

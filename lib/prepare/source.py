@@ -51,7 +51,7 @@ class Split(NamedTuple):
 
 
 def read_image(location, name):
-    """Bytes of the image file ``name`` at ``location``; raises OSError where they cannot be read."""
+    """Read the bytes of the image file ``name`` at ``location``; raise OSError where they cannot be."""
     container, offset, size = location
     path = os.path.join(container, name) if size is None else container
     with open(path, 'rb', buffering=0 if size is not None else -1) as file:
@@ -62,7 +62,7 @@ def read_image(location, name):
 
 
 def find_images(source, val_labels=None):
-    """Finds the images below ``source`` and their classes, without opening any.
+    """Find the images below ``source`` and their classes, without opening any.
 
     Args:
         source (str): Directory in one of the forms above.
@@ -190,7 +190,7 @@ def _scan_tar(path):
 
 
 def _members(file, start, end):
-    """Yields (base name, offset, size) of the files in the tar archive at bytes [start, end) of ``file``."""
+    """Yield (base name, offset, size) of the files in the tar archive at bytes [start, end) of ``file``."""
     file.seek(start)
     archive = tarfile.TarFile(fileobj=file)
     position = start

@@ -153,12 +153,13 @@ def make_plan(args, n_train, n_val, model, processes, fingerprint=''):
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * processes)
     return Plan(
         recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
-        n_class=model.fc.out_size, n_parameters=model.count_params(),
+        n_class=model.fc.out_size,
+        stage_sizes=tuple(sum(link.count_params() for link in links) for _, links in model.stages),
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=count_workers(args, processes), processes=processes, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
         jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
-        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
+        initmodel=args.initmodel, overlap=args.overlap, max_iterations=TEST_ITERATIONS if args.test else None)
 
 
 def make_optimizer(plan, model):

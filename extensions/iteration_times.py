@@ -10,17 +10,18 @@ import chainer
 import numpy as np
 from chainer import training
 
-COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
+COLUMNS = ('iteration_time', 'allreduce_time', 'exchange_time', 'data_time')
 _UNREAD = 1000  # losses that stay on the device at most
 
 
 class IterationTimes(training.Extension):
     """Reports mean times since the last row of the log; writes those of every iteration to ``timing.csv``.
 
-    ``iteration_time`` holds data, computation, communication and update; ``allreduce_time`` (packing,
-    exchange and unpacking of gradients) and ``data_time`` (waiting for images) are parts of it. In seconds,
-    of this process; on a GPU measured by events. ``images_per_sec`` is that of the job during these
-    iterations, validation excluded. ``loss`` is the training loss, mean over all workers.
+    ``iteration_time`` holds data, computation, communication and update; ``allreduce_time`` (waiting for the
+    other processes and for the mean gradient) and ``data_time`` (waiting for images) are parts of it.
+    ``exchange_time`` is how long gradients were packed, exchanged and unpacked, also while others were
+    computed. In seconds, of this process; on a GPU measured by events. ``images_per_sec`` is that of the job
+    during these iterations, validation excluded. ``loss`` is the training loss, mean over all workers.
 
     Called on every process after every iteration. Rows are written before every checkpoint, so that a resumed
     run has those of the iterations that it does not repeat; the losses of all of them are added up in one
@@ -29,7 +30,8 @@ class IterationTimes(training.Extension):
     Args:
         comm: ChainerMN communicator.
         plan (lib.plan.Plan): The job.
-        timer (lib.run.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
+        timer (lib.run.timing.Timer): With ``iteration``, ``agree``, ``allreduce``, once per
+            part ``exchange`` and once per worker ``data``.
         path (str or None): Where to write; None writes nothing.
         log_due, checkpoint_due (callable): Triggers of the log and of checkpoints, which are due with the log
             too.
@@ -41,6 +43,7 @@ class IterationTimes(training.Extension):
         self._comm = comm
         self._total_batch = plan.total_batch
         self._workers = len(plan.workers_of(comm.rank))
+        self._parts = len(plan.parts)
         self._timer = timer
         self._path = path
         self._log_due = log_due
@@ -87,15 +90,17 @@ class IterationTimes(training.Extension):
         """Write rows with ``losses``, as far as these go; return times since the last call.
 
         Returns:
-            numpy.ndarray: float64 ``(iterations, 3)``.
+            numpy.ndarray: float64 ``(iterations, 4)``.
         """
         spent = self._timer.collect()
-        iteration = np.array(spent.get('iteration', []), np.float64)
-        allreduce = np.array(spent.get('allreduce', []), np.float64)
-        data = np.array(spent.get('data', []), np.float64)
-        n = len(iteration)  # of one that failed, parts may be there
-        data = data[:n * self._workers].reshape(n, self._workers).sum(axis=1)
-        seconds = np.stack([iteration, allreduce[:n], data], axis=1)
+        n = len(spent.get('iteration', []))  # of one that failed, parts may be there
+
+        def per_iteration(name, times=1):
+            return np.array(spent.get(name, [])[:n * times], np.float64).reshape(n, times).sum(axis=1)
+
+        seconds = np.stack([
+            per_iteration('iteration'), per_iteration('agree') + per_iteration('allreduce'),
+            per_iteration('exchange', self._parts), per_iteration('data', self._workers)], axis=1)
         first = self._written_to + 1
         self._written_to += n
         if self._path is not None and n:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lib import constants, sharding
+from lib import constants, sharding, stages
 from lib.recipe import Recipe
 
 
@@ -15,7 +15,7 @@ class Plan:
         arch (str): Network.
         insize (int): Side of the network's input, pixels.
         n_class (int): Number of classes.
-        n_parameters (int): Learnable values.
+        stage_sizes (tuple of int): Learnable values of each stage of the network, first to last.
         n_statistics (int): Means and variances that batch normalization keeps.
         n_train (int): Training images N.
         n_val (int): Validation images.
@@ -31,6 +31,7 @@ class Plan:
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
         initmodel (str or None): File of initial weights.
+        overlap (bool): Whether gradients leave while others are computed.
         max_iterations (int or None): Ends the run early, for tests.
     """
 
@@ -38,7 +39,7 @@ class Plan:
     arch: str
     insize: int
     n_class: int
-    n_parameters: int
+    stage_sizes: tuple
     n_statistics: int
     n_train: int
     n_val: int
@@ -54,7 +55,18 @@ class Plan:
     skip_bad_images: bool = False
     synthetic: bool = False
     initmodel: str = None
+    overlap: bool = True
     max_iterations: int = None
+
+    @property
+    def n_parameters(self):
+        """Learnable values."""
+        return sum(self.stage_sizes)
+
+    @property
+    def parts(self):
+        """Stages whose gradients travel together, as ``lib.stages.parts`` has them."""
+        return stages.parts(self.stage_sizes, self.processes)
 
     @property
     def virtual_workers(self):

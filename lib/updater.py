@@ -1,5 +1,8 @@
 """One iteration of the method: n workers' gradients, their mean, one update."""
 
+import collections
+
+from lib import stages
 from lib.communication import collectives
 from lib.data import normalization
 from lib.errors import TrainingFault, UserError
@@ -14,8 +17,9 @@ class WorkerUpdater(chainer.training.Updater):
 
     An iteration: each worker computes the gradient of its own b images, normalized by batch normalization
     with those images alone; the communicator averages over all n workers; the optimizer makes one step.
-    Before the exchange the processes agree on whether one of them has met an error or was asked to stop, so
-    that all leave at the same iteration.
+    The gradients of the network's last layers leave while those of the first are computed. Before the last
+    backward pass, in which they begin to, the processes agree on whether one of them has met an error or was
+    asked to stop, so that all leave at the same iteration.
 
     Attributes:
         iteration (int): Iterations done.
@@ -35,6 +39,10 @@ class WorkerUpdater(chainer.training.Updater):
         self.statistics = statistics
         self._stop_request = stop_request
         self._workers = len(plan.workers_of(comm.rank))
+        self._params = stages.parameters(model)
+        # By the stage after which it is complete.
+        self._parts = {part[-1]: [param for stage in part for param in self._params[stage]]
+                       for part in plan.parts}
 
     # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
 
@@ -71,56 +79,75 @@ class WorkerUpdater(chainer.training.Updater):
             TrainingFault: On every process, before the update, if the mean gradient is not finite.
         """
         with self.timer('iteration'):
-            error = None
+            losses, corrects, sums, backward, error = [], [], {}, (), None
             try:
-                loss, accuracy = self._compute_gradient()
+                for k in range(self._workers):
+                    collections.deque(backward, maxlen=0)  # of the worker before
+                    loss, correct, cuts = self._forward(k)
+                    backward = self._backward(loss, cuts, sums)
+                    losses.append(loss.array.astype('float64'))
+                    corrects.append(correct)
             except UserError as raised:
                 error = raised
             # Waiting for the slowest process is part of communication, as it is inside an all-reduce.
-            with self.timer('allreduce'):
+            with self.timer('agree'):
                 failed, self.stopping = collectives.agree(
                     self.comm, error is not None, self._stop_request.received is not None)
                 if failed:
                     collectives.raise_together(self.comm.mpi_comm, error)
-                self.comm.multi_node_mean_grad(self.model)
+            self._exchange_during(backward)
             if not self.comm.gradient_is_finite():
-                raise TrainingFault(f'iteration {self.iteration + 1}: '
-                                    f'{self.comm.explain_non_finite(self.model)}')
+                raise TrainingFault(f'iteration {self.iteration + 1}: {self.comm.explain_non_finite()}')
             self._optimizer.update()
         self.iteration += 1
-        chainer.report({'main/loss': loss, 'main/accuracy': accuracy})
+        chainer.report({'main/loss': sum(losses) / self._workers,
+                        'main/accuracy': sum(corrects) / (self._workers * self.plan.batch)})
 
-    def _compute_gradient(self):
-        """Leave in ``param.grad`` the sum over this process's workers; return mean loss and accuracy."""
-        plan = self.plan
+    def _forward(self, k):
+        """Compute the loss of this process's worker ``k``, how many answers are right, and the cuts."""
         device = self.model.device
-        losses, corrects, gradients = 0, 0, {}
-        for k in range(self._workers):
-            with self.timer('data'):
-                images, labels = next(self._batches)
-            x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
-            t = device.send(labels)
-            self.statistics.select(k)
-            self.model.cleargrads()
-            y = F.cast(self.model(x), 'float32')
-            loss = F.softmax_cross_entropy(y, t)
-            # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
-            loss.grad = device.xp.asarray(0 * loss.array + np.float32(plan.loss_scale))
-            loss.backward()
-            if self._workers > 1:
-                self._add_gradients(gradients)
-            losses += loss.array.astype('float64')
-            corrects += (y.array.argmax(axis=1) == t).sum()
-        for name, param in self.model.namedparams():
-            if name in gradients:
-                param._set_grad_without_check(gradients[name])  # float32 for float16 parameters too
-        return losses / self._workers, corrects / (self._workers * plan.batch)
+        with self.timer('data'):
+            images, labels = next(self._batches)
+        x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
+        t = device.send(labels)
+        self.statistics.select(k)
+        y, cuts = stages.forward(self.model, x)
+        y = F.cast(y, 'float32')
+        loss = F.softmax_cross_entropy(y, t)
+        # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
+        loss.grad = device.xp.asarray(0 * loss.array + np.float32(self.plan.loss_scale))
+        return loss, (y.array.argmax(axis=1) == t).sum(), cuts
 
-    def _add_gradients(self, sums):
-        """Add the model's gradients to ``sums`` by name, in float32: in float16 the sum of K may overflow."""
-        for name, param in self.model.namedparams():
-            if param.grad is not None:
-                if name in sums:
-                    sums[name] += param.grad
-                else:
-                    sums[name] = param.grad.astype('float32')
+    def _backward(self, loss, cuts, sums):
+        """Run a worker's backward pass; yields each stage whose gradients, added to ``sums``, are there."""
+        self.model.cleargrads()
+        for stage in stages.backward(loss, cuts):
+            if self._workers > 1:
+                for name, param in self._params[stage]:
+                    self._add_to(sums, name, param)
+            yield stage
+
+    @staticmethod
+    def _add_to(sums, name, param):
+        """Add a gradient to ``sums`` in float32, and take the sum for it: in float16 that may overflow."""
+        if param.grad is not None:
+            if name in sums:
+                sums[name] += param.grad
+            else:
+                sums[name] = param.grad.astype('float32')
+            param._set_grad_without_check(sums[name])  # float32 for float16 parameters too
+
+    def _exchange_during(self, backward):
+        """Run the last backward pass, and exchange gradients on the way, or after it."""
+        late = []
+        with self.comm.in_background():
+            for stage in backward:
+                if stage in self._parts:
+                    if self.plan.overlap:
+                        self.comm.start_mean_grad(self._parts[stage], self.timer('exchange'))
+                    else:
+                        late.append(self._parts[stage])
+        with self.timer('allreduce'):
+            for params in late:
+                self.comm.start_mean_grad(params, self.timer('exchange'))
+            self.comm.finish_mean_grad()

@@ -61,6 +61,13 @@ class BottleneckResNet(chainer.Chain):
             self.res5 = stage(Bottleneck, self.depths[3], 1024, 2048, 2, rng)
             self.fc = classifier(2048, n_class, rng)
 
+    @property
+    def stages(self):
+        """Steps of the network, first to last: pairs of a function of one variable and its links."""
+        later = (self.res2, self.res3, self.res4, self.res5)
+        return ((self._stem, (self.conv1, self.bn1)), *((stage, (stage,)) for stage in later),
+                (self._head, (self.fc,)))
+
     def forward(self, x):
         """Return the logits.
 
@@ -70,10 +77,16 @@ class BottleneckResNet(chainer.Chain):
         Returns:
             chainer.Variable: (batch, n_class), of the parameters' dtype.
         """
+        for step, _ in self.stages:
+            x = step(x)
+        return x
+
+    def _stem(self, x):
         h = F.cast(x, self.conv1.W.dtype)
         h = F.relu(self.bn1(self.conv1(h)))
-        h = F.max_pooling_2d(h, 3, stride=2, pad=1, cover_all=False)
-        h = self.res5(self.res4(self.res3(self.res2(h))))
+        return F.max_pooling_2d(h, 3, stride=2, pad=1, cover_all=False)
+
+    def _head(self, h):
         return self.fc(F.average(h, axis=(2, 3)))
 
     def serialize(self, serializer):

@@ -53,6 +53,13 @@ class SmallResNet(chainer.Chain):
             self.res4 = stage(BasicBlock, self.n, 2 * width, 4 * width, 2, rng)
             self.fc = classifier(4 * width, n_class, rng)
 
+    @property
+    def stages(self):
+        """Steps of the network, first to last: pairs of a function of one variable and its links."""
+        later = (self.res2, self.res3, self.res4)
+        return ((self._stem, (self.conv1, self.bn1)), *((stage, (stage,)) for stage in later),
+                (self._head, (self.fc,)))
+
     def forward(self, x):
         """Return the logits.
 
@@ -62,9 +69,15 @@ class SmallResNet(chainer.Chain):
         Returns:
             chainer.Variable: (batch, n_class), of the parameters' dtype.
         """
+        for step, _ in self.stages:
+            x = step(x)
+        return x
+
+    def _stem(self, x):
         h = F.cast(x, self.conv1.W.dtype)
-        h = F.relu(self.bn1(self.conv1(h)))
-        h = self.res4(self.res3(self.res2(h)))
+        return F.relu(self.bn1(self.conv1(h)))
+
+    def _head(self, h):
         return self.fc(F.average(h, axis=(2, 3)))
 
     def serialize(self, serializer):

@@ -56,6 +56,13 @@ def end_of(job, after=None):
 
 # Many runs, one after the other in the same two processes
 
+OVERLAPPED = {
+    'two workers each': ['--virtual-workers', '2'],
+    'two and three workers': ['--workers', '5', '--allreduce-grad-dtype', 'float32'],
+    'half precision': ['--dtype', 'mixed16', '--loss-scale', '128', '--workers', '3'],
+}
+
+
 @pytest.fixture(scope='module')
 def runs(described, folder):
     """Status and iteration of every run on each rank, by name; what all of them printed."""
@@ -72,6 +79,14 @@ def runs(described, folder):
         ('paper', described('paper')),
         *stops('stopped', [['SIGTERM', 1, 1]], [['SIGUSR1', 0, 3]], [['SIGINT', 1, 5]],
                [['SIGTERM', 0, 8], ['SIGUSR1', 1, 8]], []),
+        *((f'{kind} {when}', described(f'{kind} {when}', '-E', '1', *options, *more, between_hosts=apart))
+          for kind, options in OVERLAPPED.items()
+          for when, more, apart in [('during', [], True), ('after', ['--no-overlap'], True),
+                                    ('on one host', [], False)]),
+        *((f'overlap stopped {i}', described('overlap stopped', '--resume', 'auto', faults=faults,
+                                             between_hosts=True))
+          for i, faults in enumerate([[['SIGTERM', 1, 3]], [['SIGUSR1', 0, 7], ['SIGTERM', 1, 7]], []])),
+        ('overlap nan', described('overlap nan', between_hosts=True, faults=[['nan_gradient', 1, 3]])),
         ('last', described('last', faults=[['SIGTERM', 1, 15]])),
         ('goyal', described('goyal', *many)),
         *stops('goyal stopped', [['SIGUSR1', 1, 1]], [['SIGTERM', 0, 3]], [['SIGTERM', 1, 4]], [],
@@ -101,6 +116,28 @@ def runs(described, folder):
 
 def both(status, iteration):
     return {rank: (status, iteration) for rank in (0, 1)}
+
+
+@pytest.mark.parametrize('kind', OVERLAPPED)
+def test_gradients_that_leave_during_backward_train_the_same_network_bit_by_bit(runs, folder, kind):
+    results, _ = runs
+    during, after, on_one_host = (f'{kind} {when}' for when in ('during', 'after', 'on one host'))
+    assert {status for status, _ in results[during].values()} == {0}
+    assert 'parts of' in json.loads((folder / during / 'plan.json').read_text())['exchange']
+    assert soak.differences(folder / during, folder / after) == []
+    assert soak.differences(folder / during, folder / on_one_host) == []
+
+
+def test_ranks_asked_to_stop_do_so_together_though_gradients_leave_during_backward(runs, folder):
+    results, _ = runs
+    assert [results[f'overlap stopped {i}'] for i in range(2)] == [both(75, 3), both(75, 7)]
+    assert soak.differences(folder / 'overlap stopped', folder / 'paper') == []
+
+
+def test_what_is_not_finite_is_found_before_the_update_though_gradients_leave_during_backward(runs):
+    results, done = runs
+    assert results['overlap nan'] == both(1, 2)
+    assert re.search(r'iteration 3: gradient of /\S+ holds NaN before the exchange, on rank 1', done.err)
 
 
 def test_ranks_asked_to_stop_do_so_at_the_same_iteration_with_status_75(runs):
@@ -264,6 +301,15 @@ def test_a_killed_rank_ends_the_others_and_is_named(killed):
         assert re.search(rf'rank {rank}.* on node {HOST}.*signal 9', end.err, re.DOTALL), end.err
 
 
+def test_a_rank_killed_while_gradients_are_under_way_ends_the_others_and_is_named(described, folder):
+    notes = folder / 'notes kill_backward'
+    job = injection.start(2, described('kill_backward', faults=[['kill_backward', 1, 3]], notes=str(notes),
+                                       between_hosts=True))
+    end = end_of(job, lambda: soak.last_iteration(notes) == 2)
+    assert end.status != 0 and end.seconds < SECONDS and end.nothing_left
+    assert re.search(rf'rank 1.* on node {HOST}.*signal 9', end.err, re.DOTALL), end.err
+
+
 def test_a_run_killed_four_times_is_the_uninterrupted_one_byte_for_byte(runs, killed, folder):
     assert killed[4].status == 0
     assert soak.differences(folder / 'killed', folder / 'paper') == []
@@ -291,6 +337,7 @@ def test_random_kills(small_data, tmp_path):
 @pytest.mark.parametrize('kind, rank, iteration, options, message', [
     ('build', 1, 0, [], rf'rank 1 of 2 on host {HOST}: ValueError: injected into build\nTraceback'),
     ('forward', 0, 3, [], rf'rank 0 of 2 on host {HOST}: ValueError: injected into forward\nTraceback'),
+    ('backward', 1, 3, [], rf'rank 1 of 2 on host {HOST}: ValueError: injected into backward\nTraceback'),
     ('collective', 1, 3, [], rf'rank 1 of 2 on host {HOST}: Exception: MPI_ERR_ROOT'),
     ('decoder', 1, 3, ['-j', '1'], rf'rank 1 of 2 on host {HOST}: RuntimeError: decoder process 0 '
                                    r'\(pid \d+\) was killed by SIGKILL'),
@@ -300,7 +347,7 @@ def test_random_kills(small_data, tmp_path):
 def test_one_ranks_fault_ends_the_job(described, folder, kind, rank, iteration, options, message):
     notes = folder / f'notes {kind}'
     job = injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
-                                             notes=str(notes)))
+                                             notes=str(notes), between_hosts=kind == 'backward'))
     end = end_of(job, lambda: not iteration or soak.last_iteration(notes) == iteration - 1)
     assert end.status == 1
     assert re.search(message, end.err), end.err

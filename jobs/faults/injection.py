@@ -5,7 +5,8 @@
 Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
 this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
 and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done. Pictures,
-which take a second each, are drawn if ``pictures`` is true. A run takes seconds.
+which take a second each, are drawn if ``pictures`` is true. With ``between_hosts`` the exchange knows no
+shared memory, and gradients travel in several parts, as those of a large network do. A run takes seconds.
 Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
 each run and ends with that of the last.
 """
@@ -71,12 +72,44 @@ def forward(updater):
     """An exception in the network."""
     def fail(x):
         raise ValueError('injected into forward')
-    updater.model.forward = fail
+    updater.model.fc.forward = fail
+
+
+def backward(updater):
+    """An exception in the middle of backward, when gradients of its first stages are under way."""
+    def fail(params):
+        raise ValueError('injected into backward')
+    _after_the_first_part(updater, fail)
+
+
+def kill_backward(updater):
+    """SIGKILL in the middle of backward, when gradients of its first stages are under way."""
+    _after_the_first_part(updater, lambda params: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def _after_the_first_part(updater, act):
+    started = []
+
+    def count(params):
+        if started:
+            act(params)
+        started.append(params)
+    _before_each_part(updater, count)
+
+
+def _before_each_part(updater, act):
+    """Calls ``act(params)`` when the gradients of a part are there and have not left."""
+    start = updater.comm.start_mean_grad
+
+    def act_and_start(params, *arguments):
+        act(params)
+        start(params, *arguments)
+    updater.comm.start_mean_grad = act_and_start
 
 
 def collective(updater):
     """An exception of MPI, while the others wait in the exchange of gradients."""
-    updater.comm.multi_node_mean_grad = lambda model: updater.comm.mpi_comm.bcast(None, root=99)
+    updater.comm.finish_mean_grad = lambda: updater.comm.mpi_comm.bcast(None, root=99)
 
 
 def decoder(updater):
@@ -91,20 +124,19 @@ def stall(updater):
 
 def nan_loss(updater):
     """The network's output is NaN."""
-    true_forward = updater.model.forward
-    updater.model.forward = lambda x: true_forward(x) * float('nan')
+    true_forward = updater.model.fc.forward
+    updater.model.fc.forward = lambda x: true_forward(x) * float('nan')
 
 
 def nan_gradient(updater):
     """The loss is fine, the gradients of the last two parameters, by name, hold a NaN."""
-    compute_gradient = updater._compute_gradient
+    last = dict(sorted(updater.model.namedparams())[-2:])
 
-    def spoil():
-        result = compute_gradient()
-        for _, param in sorted(updater.model.namedparams())[-2:]:
-            param.grad.flat[0] = float('nan')
-        return result
-    updater._compute_gradient = spoil
+    def spoil(params):
+        for name, param in params:
+            if name in last:
+                param.grad.flat[0] = float('nan')
+    _before_each_part(updater, spoil)
 
 
 def full_disk(updater):
@@ -134,9 +166,10 @@ def kill_before_rename(updater):
 _pools = []
 
 
-def run(options, faults=(), notes=None, pictures=False):
+def run(options, faults=(), notes=None, pictures=False, between_hosts=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
-    from lib import updater
+    from lib import stages, updater
+    from lib.communication import allreduce
     from lib.run import job, launcher
 
     import train_imagenet
@@ -172,6 +205,9 @@ def run(options, faults=(), notes=None, pictures=False):
         replaced.enter_context(mock.patch.object(sys, 'argv', ['train_imagenet.py', *options]))
         if not pictures:
             replaced.enter_context(mock.patch.object(Plots, '_save', lambda *arguments: None))
+        if between_hosts:
+            replaced.enter_context(mock.patch.object(allreduce, '_share_memory', lambda *arguments: None))
+            replaced.enter_context(mock.patch.multiple(stages, _PART=1000, _PART_PER_PROCESS=0))
         for act in due.pop(0, ()):
             act(None)
         return train_imagenet.main(), done

@@ -5,7 +5,9 @@ On the CPU in float32, in the order of the ranks, rounded once. Each process add
 read each other's payloads where they lie, in shared memory; others send them in one all-to-all, and the sums
 in one all-gather. Both give the same bits. On GPUs NCCL adds, in the wire's dtype.
 
-Long payloads take several turns, so that what is packed, added and unpacked in a turn is still in the cache.
+In shared memory long payloads take several turns, so that what is packed, added and unpacked in a turn is
+still in the cache. Between hosts they go in one: a sum is a generator, which yields the MPI requests that
+have to complete before it goes on, so that the caller can compute meanwhile.
 """
 
 import mmap
@@ -17,9 +19,8 @@ from lib.communication.collectives import sum_over_processes
 import numpy as np
 from chainer.backends import cuda
 
-# Elements per turn; over a network also at least this many per message, to be worth its latency.
+# Elements per turn in shared memory.
 _TURN = 1 << 19
-_MESSAGE = 1 << 16
 
 # Bytes by which a process knows another's memory.
 _TOKEN = 16
@@ -50,7 +51,7 @@ def join(mpi_comm, size, dtype):
         memory = _share_memory(mpi_comm, n_bytes)
     if memory is not None:
         return SharedMemorySum(mpi_comm, capacity, dtype, memory)
-    return AllToAllSum(mpi_comm, min(max(size, 1), max(_TURN, _MESSAGE * mpi_comm.size)), dtype)
+    return AllToAllSum(mpi_comm, max(size, 1), dtype)
 
 
 class SharedMemorySum:
@@ -59,6 +60,8 @@ class SharedMemorySum:
     A turn needs no more than two barriers: after the second, no process reads payloads any more, and none
     writes a sum of the next turn before all have passed its first, with the last sum unpacked.
     """
+
+    in_background = False  # processors do all the work
 
     def __init__(self, mpi_comm, capacity, dtype, memory):
         self.capacity = capacity
@@ -72,6 +75,7 @@ class SharedMemorySum:
 
     def sum(self, n):
         """Add up all processes' ``n`` elements; valid until the next turn. Called by every process."""
+        yield from ()
         chunk = -(-n // self._mpi_comm.size)
         mine = slice(chunk * self._mpi_comm.rank, min(chunk * (self._mpi_comm.rank + 1), n))
         self._mpi_comm.Barrier()
@@ -83,9 +87,12 @@ class SharedMemorySum:
 class AllToAllSum:
     """Adds up payloads of processes that have only MPI between them; with one process, its own payload."""
 
+    in_background = True  # the network does most of it
+
     def __init__(self, mpi_comm, capacity, dtype):
         self.capacity = capacity
-        self._mpi_comm = mpi_comm
+        # Of its own, since processes come to its calls at different times, between others.
+        self._mpi_comm = mpi_comm.Dup() if mpi_comm.size > 1 else mpi_comm
         chunk = -(-capacity // mpi_comm.size)
         self._payload = np.empty(chunk * mpi_comm.size, dtype)  # sums of what pads the last chunk are dropped
         self._received = np.empty_like(self._payload)
@@ -102,9 +109,9 @@ class AllToAllSum:
             chunk = -(-n // size)
             sent, total = self._payload[:chunk * size], self._total[:chunk]
             received = self._received[:chunk * size]
-            self._mpi_comm.Alltoall(_as_mpi(sent), _as_mpi(received))
+            yield self._mpi_comm.Ialltoall(_as_mpi(sent), _as_mpi(received))
             wire.sum_payloads(received.reshape(size, chunk), total)
-            self._mpi_comm.Allgather(_as_mpi(total), _as_mpi(sent))
+            yield self._mpi_comm.Iallgather(_as_mpi(total), _as_mpi(sent))
         return self._payload[:n]
 
 
@@ -120,6 +127,7 @@ class NcclSum:
         return self._payload[:n]
 
     def sum(self, n):
+        yield from ()
         sum_over_processes(self._comm, self._payload)
         return self._payload[:n]
 

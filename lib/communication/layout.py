@@ -9,7 +9,7 @@ def spans(sizes):
     return [slice(stop - size, stop) for size, stop in zip(sizes, itertools.accumulate(sizes))]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def turns(sizes, capacity):
     """Cut arrays of ``sizes``, laid end to end, into turns of ``capacity`` elements.
 
@@ -28,9 +28,3 @@ def turns(sizes, capacity):
                                slice(first - start, end - start)))
         found.append((slice(start, stop), pieces))
     return found
-
-
-def locate(element, sizes):
-    """Find the array, and the element in it, of an element of arrays of ``sizes`` laid end to end."""
-    return next((index, element - span.start) for index, span in enumerate(spans(sizes))
-                if element < span.stop)

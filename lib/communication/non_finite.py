@@ -1,26 +1,25 @@
 """Why a mean of gradients is not finite: which rank, which parameter, and what to do."""
 
-from lib.communication import layout, wire
+from lib.communication import wire
 
 import numpy as np
 from chainer.backends import cuda
 
 
-def explain(comm, params, gradients, mean):
+def explain(comm, names, gradients, means):
     """Say where an exchange's mean became NaN or infinite. Called by every process.
 
     Args:
         comm (lib.communication.communicators.MeanGradient): What exchanged them.
-        params (list): ``(name, chainer.Parameter)`` in the order in which their gradients were sent.
+        names (list of str): The parameters' names, in order.
         gradients (list): This process's gradients before the exchange, arrays or None.
-        mean: All means laid end to end, float32.
+        means (list): What the exchange gave, float32 arrays.
 
     Returns:
         str: One line, the same on every process: the rank and the first parameter (in the order of their
         names) whose gradient was not finite before the exchange; or the one that the wire's dtype could
         not hold; or the element whose sum it could not hold, and what to do.
     """
-    names = [name for name, _ in params]
     gradients = [None if gradient is None else cuda.to_cpu(gradient) for gradient in gradients]
     faults = comm.mpi_comm.allgather(_find_fault(gradients, comm.wire_dtype, comm.virtual_workers))
     faults = {rank: fault for rank, fault in enumerate(faults) if fault}
@@ -35,8 +34,8 @@ def explain(comm, params, gradients, mean):
         rank, (_, index, largest) = min(faults.items(), key=lambda item: item[1][1])
         return (f'gradient of {names[index]} overflows {comm.wire_dtype} on the wire, on rank {rank}: '
                 f'largest |g| {largest:.6g}, {remedy}')
-    element = int(np.flatnonzero(~np.isfinite(cuda.to_cpu(mean)))[0])
-    index, offset = layout.locate(element, [param.size for _, param in params])
+    index, offset = next((index, int(elements[0])) for index, mean in enumerate(means)
+                         if len(elements := np.flatnonzero(~np.isfinite(cuda.to_cpu(mean)))))
     value = 0.0 if gradients[index] is None else float(gradients[index].flat[offset]) / comm.virtual_workers
     total = sum(comm.mpi_comm.allgather(value))
     return (f'sum over {comm.size} processes of element {offset} of the gradient of {names[index]} '

@@ -115,6 +115,8 @@ def _parser():
         help='wire format of gradients')
     add('--loss-scale', metavar='S', type=positive_number, default=1,
         help='scales the loss before backward, undone in float32')
+    add('--no-overlap', dest='overlap', action='store_false',
+        help='exchange gradients after backward, not during it: the same bits')
     add('--dtype', choices=('float32', 'mixed16'), default='float32', help='precision of the computation')
 
     group = parser.add_argument_group('input')

@@ -42,6 +42,7 @@ def describe(plan):
         ('BN validation', _validation_statistics(plan)),
         ('wire', f'{plan.wire_bytes:,} bytes of {plan.allreduce_grad_dtype} gradient per process and '
                  f'iteration; loss scale {plan.loss_scale:g}'),
+        ('exchange', _exchange(plan)),
     ]
     lines += [('deviation', text) for text in deviations(plan)]
     return '\n'.join(f'{name:<14} {text}' for name, text in lines)
@@ -65,7 +66,8 @@ def as_dict(plan):
         'phases': [dict(zip(('from_epoch', 'to_epoch', 'lr_first', 'lr_last'), row))
                    for row in plan.phases()],
         'n_parameters': plan.n_parameters, 'n_statistics': plan.n_statistics,
-        'wire_bytes_per_iteration': plan.wire_bytes, 'deviations': deviations(plan),
+        'wire_bytes_per_iteration': plan.wire_bytes, 'exchange': _exchange(plan),
+        'deviations': deviations(plan),
     }
 
 
@@ -135,6 +137,14 @@ def _deviations_of_the_run(plan):
     if plan.max_iterations is not None:
         found.append(f'length: a test of {plan.iterations} iterations')
     return found
+
+
+def _exchange(plan):
+    sizes = [sum(plan.stage_sizes[stage] for stage in part) for part in plan.parts]
+    if len(sizes) == 1:
+        return 'all gradients together, when all are computed'
+    when = 'each while others are computed' if plan.overlap else 'when all are computed'
+    return f'{len(sizes)} parts of {", ".join(f"{size:,}" for size in sizes)} gradients, {when}'
 
 
 def _processes(plan):

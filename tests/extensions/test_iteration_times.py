@@ -8,15 +8,21 @@ import pytest
 
 from extensions import IterationTimes
 
-HEADER = 'iteration,iteration_time,allreduce_time,data_time,loss\n'
-PLAN = types.SimpleNamespace(total_batch=60, workers_of=lambda rank: range(2))
+HEADER = 'iteration,iteration_time,allreduce_time,exchange_time,data_time,loss\n'
+PLAN = types.SimpleNamespace(total_batch=60, workers_of=lambda rank: range(2), parts=[(1,), (0,)])
+
+
+def spans_of(allreduce=(), **spans):
+    """Spans of iterations that do not wait for others and exchange two parts, half a second each."""
+    return {'agree': [0.0] * len(allreduce), 'allreduce': list(allreduce),
+            'exchange': [0.5, 0.5] * len(allreduce), **spans}
 
 
 class Timer:
     """Gives out what it was told."""
 
     def __init__(self, **spans):
-        self.spans = spans
+        self.spans = spans_of(**spans)
 
     def collect(self):
         spans, self.spans = self.spans, {}
@@ -46,11 +52,13 @@ def report_of(extension, *trainers):
 
 
 def test_means_over_the_iterations_are_reported():
-    timer = Timer(iteration=[2.0, 4.0], allreduce=[0.5, 1.5], data=[0.1, 0.2, 0.3, 0.4])
+    timer = Timer(iteration=[2.0, 4.0], agree=[0.25, 0.25], allreduce=[0.25, 1.25],
+                  exchange=[0.5, 0.75, 1.0, 0.25], data=[0.1, 0.2, 0.3, 0.4])
     extension = extension_of(timer)
     extension.initialize(trainer_at(0))
     assert report_of(extension) == pytest.approx({
-        'iteration_time': 3.0, 'allreduce_time': 1.0, 'data_time': 0.5, 'images_per_sec': 20.0})
+        'iteration_time': 3.0, 'allreduce_time': 1.0, 'exchange_time': 1.25, 'data_time': 0.5,
+        'images_per_sec': 20.0})
 
 
 def test_a_row_of_the_log_has_the_means_since_the_last_whatever_checkpoints_come_between():
@@ -58,7 +66,7 @@ def test_a_row_of_the_log_has_the_means_since_the_last_whatever_checkpoints_come
     extension = extension_of(timer, log_due=lambda trainer: trainer.updater.iteration == 2)
     extension.initialize(trainer_at(0))
     assert report_of(extension, trainer_at(1)) == {}
-    timer.spans = dict(iteration=[4.0], allreduce=[1.5], data=[0.3, 0.4])
+    timer.spans = spans_of(iteration=[4.0], allreduce=[1.5], data=[0.3, 0.4])
     assert report_of(extension, trainer_at(2))['iteration_time'] == 3.0
 
 
@@ -71,8 +79,8 @@ def test_every_iteration_is_written_with_its_loss_before_a_checkpoint(tmp_path):
     report_of(extension, trainer_at(1, 2.75))
     assert path.read_text() == HEADER
     report_of(extension, trainer_at(2, 2.5))
-    assert path.read_text() == (HEADER + '1,2.000000,0.500000,0.300000,2.75\n'
-                                '2,3.000000,0.250000,0.000000,2.5\n')
+    assert path.read_text() == (HEADER + '1,2.000000,0.500000,1.000000,0.300000,2.75\n'
+                                '2,3.000000,0.250000,1.000000,0.000000,2.5\n')
 
 
 def test_iterations_after_the_last_checkpoint_of_a_failed_run_have_times_alone(tmp_path):
@@ -81,7 +89,7 @@ def test_iterations_after_the_last_checkpoint_of_a_failed_run_have_times_alone(t
     extension.initialize(trainer_at(0))
     report_of(extension, trainer_at(1))
     extension.finalize()
-    assert (tmp_path / 'timing.csv').read_text() == HEADER + '1,2.000000,0.500000,0.300000,\n'
+    assert (tmp_path / 'timing.csv').read_text() == HEADER + '1,2.000000,0.500000,1.000000,0.300000,\n'
 
 
 def test_the_loss_is_the_mean_over_the_workers_of_all_processes(tmp_path, monkeypatch):
@@ -97,7 +105,7 @@ def test_the_loss_is_the_mean_over_the_workers_of_all_processes(tmp_path, monkey
 
 def test_resumed_run_continues_the_file(tmp_path):
     path = tmp_path / 'timing.csv'
-    path.write_text(HEADER + '1,2,1,0,3\n')
+    path.write_text(HEADER + '1,2,1,1,0,3\n')
     extension = extension_of(Timer(iteration=[3.0], allreduce=[0.5], data=[0, 0]), path)
     extension.initialize(trainer_at(1))
     report_of(extension, trainer_at(2))
@@ -107,14 +115,14 @@ def test_resumed_run_continues_the_file(tmp_path):
 
 def test_killed_run_leaves_no_row_twice_and_no_half_row(tmp_path):
     path = tmp_path / 'timing.csv'
-    path.write_text(HEADER + '1,2,1,0,3\n2,2,1,0,3\n3,2,1,0,3\n4,2')
+    path.write_text(HEADER + '1,2,1,1,0,3\n2,2,1,1,0,3\n3,2,1,1,0,3\n4,2')
     extension_of(Timer(), path).initialize(trainer_at(2))
-    assert path.read_text() == HEADER + '1,2,1,0,3\n2,2,1,0,3\n'
+    assert path.read_text() == HEADER + '1,2,1,1,0,3\n2,2,1,1,0,3\n'
 
 
 @pytest.mark.parametrize('exchanges', [[0.5], [0.5, 0.6]])  # failed before the exchange, or after
 def test_iteration_that_failed_is_left_out(exchanges):
-    timer = Timer(iteration=[2.0], allreduce=exchanges, data=[0.1, 0.2, 0.3])
+    timer = Timer(iteration=[2.0], allreduce=exchanges * 3, data=[0.1, 0.2, 0.3])
     extension = extension_of(timer)
     extension.initialize(trainer_at(0))
     assert report_of(extension)['data_time'] == pytest.approx(0.3)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from extensions import Plots
 
-PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
+PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, stage_sizes=(1,), n_statistics=0,
             n_train=64, n_val=0, data='', workers=1, processes=1)
 
 

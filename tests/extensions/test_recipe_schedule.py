@@ -12,7 +12,7 @@ from extensions import RecipeSchedule
 
 @pytest.fixture
 def plan():
-    return Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
+    return Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, stage_sizes=(1,), n_statistics=0,
                 n_train=1281167, n_val=0, data='', workers=1024, processes=1024)
 
 

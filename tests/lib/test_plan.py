@@ -7,7 +7,7 @@ import pytest
 
 
 def paper_plan(**changes):
-    plan = Plan(recipe=PUBLISHED['paper'], arch='resnet50', insize=224, n_class=1000, n_parameters=25557032,
+    plan = Plan(recipe=PUBLISHED['paper'], arch='resnet50', insize=224, n_class=1000, stage_sizes=(25557032,),
                 n_statistics=53120, n_train=1281167, n_val=50000, data='', workers=1024, processes=1024)
     return dataclasses.replace(plan, **changes)
 

@@ -5,6 +5,7 @@ from unittest import mock
 from lib.communication import allreduce, communicators, wire
 
 import chainer
+import chainer.functions as F
 import numpy as np
 from mpi4py import MPI
 
@@ -104,6 +105,60 @@ def assert_bits_of_the_pure_functions():
         assert exchange(comm, shapes).tobytes() == expected.tobytes()
 
 
+def exchange_in_parts(comm, shapes):
+    """The last parameters first, as backward has them; a later part is larger than the first."""
+    model = make_model(shapes)
+    for param, gradient in zip(model.params(), gradients_of(comm.rank, shapes)):
+        param.grad = gradient
+    params = sorted(model.namedparams())
+    for part in (params[2:], params[1:2], params[:1]):
+        comm.start_mean_grad(part)
+    comm.finish_mean_grad()
+    return np.concatenate([param.grad.ravel() for param in model.params()])
+
+
+@ranks_cases.case
+def parts_have_the_bits_of_the_whole():
+    shapes = [(17,), (600001,), (123, 7), (P,)]
+    for share_memory in (allreduce._share_memory, lambda *_: None):
+        with mock.patch.object(allreduce, '_share_memory', share_memory):
+            for dtype in ('float16', 'float32'):
+                for K in (1, 3, 2.4):
+                    comm = communicators.create_communicator('naive', dtype, 8.0, K)
+                    whole = exchange(comm, shapes)
+                    assert exchange_in_parts(comm, shapes).tobytes() == whole.tobytes()
+                    assert comm.gradient_is_finite()
+
+
+@ranks_cases.case
+def between_hosts_a_part_moves_on_between_functions_of_backward():
+    with mock.patch.object(allreduce, '_share_memory', lambda *_: None):
+        comm = communicators.create_communicator('naive', 'float16')
+        model = filled_model(world.rank)
+        comm.start_mean_grad(sorted(model.namedparams()))
+    with comm.in_background():
+        while comm._waiting:  # until it is done, without a wait for it
+            F.sum(chainer.Variable(np.ones(3, np.float32))).backward()
+    assert [turn for part in comm._started for turn in part.finite] == [True]
+    comm.finish_mean_grad()
+    for param in model.params():
+        assert (param.grad == (P - 1) / 2).all()
+
+
+@ranks_cases.case
+def processes_that_come_to_the_parts_at_different_times_get_the_same():
+    shapes = [(17,), (60001,), (123, 7), (P,)]
+    with mock.patch.object(allreduce, '_share_memory', lambda *_: None):
+        comm = communicators.create_communicator('naive', 'float32')
+        for late in range(P):
+            if comm.rank == late:  # moves on at the very end alone
+                with mock.patch.object(comm, '_progress', lambda: None):
+                    got = exchange_in_parts(comm, shapes)
+            else:
+                got = exchange_in_parts(comm, shapes)
+            assert_same_everywhere(got.tobytes())
+
+
 @ranks_cases.case
 def fewer_elements_than_ranks():
     comm = communicators.create_communicator('naive', 'float32')
@@ -143,7 +198,7 @@ def split_communicators_average_their_own_ranks():
 def explain(comm, model):
     comm.multi_node_mean_grad(model)
     assert not comm.gradient_is_finite()
-    text = comm.explain_non_finite(model)
+    text = comm.explain_non_finite()
     assert_same_everywhere(text)
     assert '\n' not in text
     return text
@@ -173,6 +228,18 @@ def nan_is_explained_by_rank_and_parameter():
             model.p2.grad[0] = np.inf
         text = explain(comm, model)
         assert f'/p1 holds NaN before the exchange, on rank {P - 1}' in text, text
+
+
+@ranks_cases.case
+def a_part_s_fault_is_explained_by_the_first_name_of_all_parts():
+    comm = communicators.create_communicator('naive', 'float16')
+    model = filled_model(1)
+    model.p2.grad[1] = model.p1.grad[2] = np.nan
+    for part in reversed(sorted(model.namedparams())):
+        comm.start_mean_grad([part])
+    comm.finish_mean_grad()
+    assert not comm.gradient_is_finite()
+    assert '/p1 holds NaN' in comm.explain_non_finite(), comm.explain_non_finite()
 
 
 @ranks_cases.case

@@ -23,4 +23,6 @@ class OneProcess:
 def test_one_process_has_its_own_payload_and_calls_no_mpi():
     sums = allreduce.join(OneProcess(), 10, 'float16')
     sums.payload(4)[...] = np.arange(4)
-    assert sums.sum(4).tolist() == [0, 1, 2, 3]
+    with pytest.raises(StopIteration) as end:
+        next(sums.sum(4))
+    assert end.value.value.tolist() == [0, 1, 2, 3]

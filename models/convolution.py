@@ -15,6 +15,9 @@ import numpy as np
 from chainer import backend
 from chainer.utils.conv import get_conv_outsize
 
+from lib.compiled import layers
+from models.batch_normalization import as_operand
+
 BUFFER = 1 << 20  # bytes of columns at a time: about half a level-2 cache
 PIXELS = 32  # of an image's output; with fewer, one product over the whole batch is quicker
 
@@ -63,6 +66,26 @@ class _Geometry:
             for column in range(self.ksize):
                 self.windows(row, column)[:count] += self.columns[:count, :, row, column]
         return self.inside(count)
+
+
+class _CompiledConvolution(chainer.FunctionNode):
+
+    def __init__(self, layers, stride, pad):
+        self.layers, self.stride, self.pad = layers, stride, pad
+
+    def forward_cpu(self, inputs):
+        self.retain_inputs((0, 1))
+        x, w = map(as_operand, inputs)
+        side = (get_conv_outsize(size, w.shape[2], self.stride, self.pad) for size in x.shape[2:])
+        y = np.empty((len(x), len(w), *side), x.dtype)
+        self.layers.convolve(x, w, self.stride, self.pad, y)
+        return y,
+
+    def backward(self, indexes, grad_outputs):
+        x, w = (as_operand(variable.array) for variable in self.get_retained_inputs())
+        gx, gw = np.empty_like(x) if 0 in indexes else None, np.empty_like(w)
+        self.layers.convolve_backward(x, w, as_operand(grad_outputs[0].array), self.stride, self.pad, gx, gw)
+        return tuple(chainer.as_variable((gx, gw)[i]) for i in indexes)
 
 
 class _Convolution(chainer.FunctionNode):
@@ -120,6 +143,11 @@ class Convolution2D(L.Convolution2D):
     def forward(self, x):
         stride, pad = self.stride[0], self.pad[0]
         height, width = (get_conv_outsize(size, self.ksize, stride, pad) for size in x.shape[2:])
-        if backend.get_array_module(x) is not np or height * width < PIXELS:
+        if backend.get_array_module(x) is not np:
+            return super().forward(x)
+        compiled = layers() if x.dtype == self.W.dtype == np.float32 else None
+        if compiled and x.size:
+            return _CompiledConvolution(compiled, stride, pad).apply((x, self.W))[0]
+        if height * width < PIXELS:
             return super().forward(x)
         return _Convolution(stride, pad).apply((x, self.W))[0]

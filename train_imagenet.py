@@ -24,6 +24,7 @@ import numpy as np
 from lib import (
     arguments,
     checkpoint,
+    compiled,
     constants,
     errors,
     job_input,
@@ -141,8 +142,11 @@ def train(args, stack, stop_request):
     plan, model = make_plan(args, len(train_set), len(val_set), train_set.n_class,
                             data=f'{train_set.fingerprint()} {val_set.fingerprint()}',
                             workers=comm.size * args.virtual_workers)
-    versions = faults.versions()
-    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    versions = everyone(faults.versions)
+    on_cpu = device.xp is np
+    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None,
+                                     'vectors': None,
+                                     compiled.VARIABLE: versions['vectors'] if on_cpu else None})
     first(output.prepare, args.out, args.resume, args.force)
 
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
@@ -174,6 +178,10 @@ def train(args, stack, stop_request):
     if found:
         checkpointing.restore(found, trainer, statistics)
         say(comm, f'resumed from {found.path} at iteration {start}')
+        before = found.description['versions'].get('vectors', 'none')
+        if on_cpu and before != versions['vectors']:
+            say(comm, f'computed with vectors {before} until now, and from now on with {versions["vectors"]}: '
+                      f'results differ by rounding ({compiled.VARIABLE}={before} keeps them)')
         found = None  # its arrays are large
     else:
         first(output.clear, args.out)

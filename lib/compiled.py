@@ -20,7 +20,16 @@ VARIABLE = 'EXTREME_SGD_VECTORS'
 WIDTHS = ('none', 'baseline', 'avx2', 'avx512')  # each machine has those up to its own
 
 
-@functools.lru_cache(maxsize=None)
+def available():
+    """Return the names that :func:`vectors` may give here, the widest last."""
+    baseline = _module('baseline')
+    if not baseline:
+        return ['none']
+    widest = WIDTHS.index(baseline.machine())
+    return ['none', *(name for name in WIDTHS[1:widest + 1] if _module(name))]
+
+
+@functools.cache
 def vectors():
     """Return the name of the vectors that the networks' layers compute with on a CPU.
 
@@ -30,15 +39,11 @@ def vectors():
     Raises:
         UserError: ``EXTREME_SGD_VECTORS`` names none of these, or one that this machine or installation lacks.
     """
-    available = [name for name in WIDTHS if name == 'none' or _module(name)]
-    if 'baseline' in available:
-        available = [name for name in available if WIDTHS.index(name) <= WIDTHS.index(_module('baseline').machine())]
-    else:
-        available = ['none']  # nothing says what the machine has
-    chosen = os.environ.get(VARIABLE) or available[-1]
-    if chosen not in available:
-        raise UserError(f'{VARIABLE}={chosen}: expected one of {", ".join(available)}, which this machine has and '
-                        'the installation compiled')
+    names = available()
+    chosen = os.environ.get(VARIABLE) or names[-1]
+    if chosen not in names:
+        raise UserError(f'{VARIABLE}={chosen}: this machine and installation have {", ".join(names)}; name one of '
+                        'them, or unset the variable')
     return chosen
 
 
@@ -47,7 +52,7 @@ def layers():
     return _module(vectors())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(name):
     try:
         return importlib.import_module(f'lib._layers_{name}')

@@ -24,7 +24,7 @@ import types
 
 import numpy as np
 
-from lib.compiled import loops
+from lib.compiled import loops, vectors
 from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
 from lib.launcher import launched_size
 
@@ -257,7 +257,7 @@ def versions():
     import chainer
     import PIL
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
-             'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy'}
+             'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy', 'vectors': vectors()}
     if 'mpi4py.MPI' in sys.modules:
         import mpi4py
         from mpi4py import MPI

@@ -12,12 +12,12 @@ block, which makes every block start as its shortcut, and 1 elsewhere; beta is 0
 
 import chainer
 import chainer.functions as F
-import chainer.links as L
 from chainer.initializers import HeNormal, Normal
 
 from lib.constants import BN_DECAY, BN_EPS, FC_STD, INSIZE
 from models.batch_normalization import BatchNormalization
 from models.convolution import Convolution2D
+from models.linear import Linear
 
 
 def convolution(in_channels, out_channels, ksize, stride, rng):
@@ -33,7 +33,7 @@ def batch_normalization(channels, initial_gamma=1):
 
 def classifier(in_channels, n_class, rng):
     """The fully connected layer that gives the logits."""
-    return L.Linear(in_channels, n_class, initialW=Normal(FC_STD, rng=rng))
+    return Linear(in_channels, n_class, initialW=Normal(FC_STD, rng=rng))
 
 
 class Projection(chainer.Chain):

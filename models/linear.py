@@ -1,0 +1,46 @@
+"""Fully connected layer, compiled on a CPU: a 1x1 convolution of one pixel, whose bits are those of any machine
+with the same vectors. A library's matrix product chooses by the processor's model."""
+
+import chainer
+import chainer.links as L
+import numpy as np
+
+from lib.compiled import layers
+from models.batch_normalization import as_operand
+
+
+def _as_pixel(array):
+    return array[:, :, np.newaxis, np.newaxis]
+
+
+class _CompiledLinear(chainer.FunctionNode):
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def forward_cpu(self, inputs):
+        self.retain_inputs((0, 1))
+        x, w, b = map(as_operand, inputs)
+        y = np.empty((len(x), len(w)), x.dtype)
+        self.layers.convolve(_as_pixel(x), _as_pixel(w), 1, 0, _as_pixel(y))
+        y += b
+        return y,
+
+    def backward(self, indexes, grad_outputs):
+        x, w = (as_operand(variable.array) for variable in self.get_retained_inputs())
+        gy = as_operand(grad_outputs[0].array)
+        gx, gw = np.empty_like(x), np.empty_like(w)
+        self.layers.convolve_backward(_as_pixel(x), _as_pixel(w), _as_pixel(gy), 1, 0, _as_pixel(gx), _as_pixel(gw))
+        gradients = gx, gw, gy.sum(axis=0)
+        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+
+
+class Linear(L.Linear):
+    """``chainer.links.Linear`` with bias."""
+
+    def forward(self, x):
+        operands = x, self.W, self.b
+        on_cpu = all(isinstance(chainer.as_array(each), np.ndarray) and each.dtype == np.float32
+                     for each in operands)
+        compiled = layers() if on_cpu and x.ndim == 2 and x.size else None
+        return _CompiledLinear(compiled).apply(operands)[0] if compiled else super().forward(x)

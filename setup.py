@@ -8,7 +8,7 @@ import setuptools
 FLAGS = ['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math']
 LAYERS = {'baseline': []}
 if platform.machine() in ('x86_64', 'AMD64'):
-    LAYERS.update(avx2=['-mavx2', '-mfma'], avx512=['-mavx512f', '-mfma'])
+    LAYERS.update(avx2=['-mavx2', '-mfma'], avx512=['-mavx512f', '-mavx512vl', '-mfma'])
 
 setuptools.setup(
     name='extremely-large-minibatch-sgd',

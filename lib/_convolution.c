@@ -36,7 +36,7 @@
 #define BLOCK (WIDE * LANES)            /* positions */
 #define CHUNK (576 / BLOCK)             /* blocks whose OUT planes stay in the first cache */
 #define PACKED (1 << 17)                /* floats of packed images at a time: half a second cache */
-#define RESULTS (1 << 15)               /* floats of results before they are copied */
+#define RESULTS (1 << 12)               /* floats of results before they are copied */
 #define TAPS 96                         /* taps whose planes stay in the second cache */
 
 static ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -94,26 +94,32 @@ static int allocate(packed *images, const convolution *shape, const grid *g, ptr
     return images->memory ? 0 : -1;
 }
 
-static void put_row(const packed *images, ptrdiff_t plane, ptrdiff_t position, const float *from, ptrdiff_t size,
-                    ptrdiff_t step)
+INLINE void put(float *to, const float *from, ptrdiff_t size, ptrdiff_t step)
+{
+    if (step == 1)
+        copy(to, from, size);
+    else if (step == 2)
+        for (ptrdiff_t i = 0; i < size; i++)
+            to[i] = from[2 * i];
+    else
+        for (ptrdiff_t i = 0; i < size; i++)
+            to[i] = from[step * i];
+}
+
+/* Rows of an image into a plane, from a position on; step: between the numbers of a row. */
+static void put_rows(const packed *images, const grid *g, ptrdiff_t plane, ptrdiff_t position, const float *from,
+                     ptrdiff_t rows, ptrdiff_t size, ptrdiff_t row_stride, ptrdiff_t step)
 {
     float *to = images->start + plane * images->plane_stride;
-    while (size > 0) {
-        ptrdiff_t block = position / BLOCK, rest = position % BLOCK;
-        ptrdiff_t length = images->block_stride == BLOCK ? size : smaller(size, BLOCK - rest);
-        float *part = to + block * images->block_stride + rest;
-        if (step == 1)
-            copy(part, from, length);
-        else if (step == 2)
-            for (ptrdiff_t i = 0; i < length; i++)
-                part[i] = from[2 * i];
-        else
-            for (ptrdiff_t i = 0; i < length; i++)
-                part[i] = from[step * i];
-        from += length * step;
-        position += length;
-        size -= length;
-    }
+    if (images->block_stride == BLOCK)
+        for (to += position; rows > 0; rows--, to += g->columns, from += row_stride)
+            put(to, from, size, step);
+    for (; rows > 0; rows--, position += g->columns, from += row_stride)
+        for (ptrdiff_t i = 0, length; i < size; i += length) {
+            ptrdiff_t rest = (position + i) % BLOCK;
+            length = smaller(size - i, BLOCK - rest);
+            put(to + (position + i) / BLOCK * images->block_stride + rest, from + i * step, length, step);
+        }
 }
 
 /* The phases of count images of x: phase (py, px) has pixel (r s + py - pad, q s + px - pad) at (r, q). */
@@ -126,9 +132,10 @@ static void pack_x(const packed *images, const convolution *shape, const grid *g
                 ptrdiff_t py = phase / g->phases - pad, px = phase % g->phases - pad;
                 ptrdiff_t first = px < 0 ? parts_of(-px, s) : 0;
                 ptrdiff_t size = smaller(parts_of(shape->width - px, s), g->columns) - first;
-                for (ptrdiff_t r = py < 0 ? parts_of(-py, s) : 0; r < g->rows && r * s + py < shape->height; r++)
-                    put_row(images, c * g->phases * g->phases + phase, (i * g->rows + r) * g->columns + first,
-                            x + (r * s + py) * shape->width + first * s + px, size, s);
+                ptrdiff_t top = py < 0 ? parts_of(-py, s) : 0;
+                put_rows(images, g, c * g->phases * g->phases + phase, (i * g->rows + top) * g->columns + first,
+                         x + (top * s + py) * shape->width + first * s + px,
+                         smaller(parts_of(shape->height - py, s), g->rows) - top, size, s * shape->width, s);
             }
 }
 
@@ -137,9 +144,9 @@ static void pack_gy(const packed *images, const convolution *shape, const grid *
     if (count < g->group)  /* what the group before left behind it */
         memset(images->memory, 0, images->size * sizeof(float));
     for (ptrdiff_t i = 0; i < count; i++)
-        for (ptrdiff_t o = 0; o < shape->out; o++)
-            for (ptrdiff_t r = 0; r < shape->out_height; r++, gy += shape->out_width)
-                put_row(images, o, (i * g->rows + r) * g->columns, gy, shape->out_width, 1);
+        for (ptrdiff_t o = 0; o < shape->out; o++, gy += shape->out_height * shape->out_width)
+            put_rows(images, g, o, i * g->rows * g->columns, gy, shape->out_height, shape->out_width,
+                     shape->out_width, 1);
 }
 
 /* Where a product of weights and packed images goes: position (r, q) of a grid of height x width to
@@ -192,7 +199,10 @@ static void free_kernel(kernel *k)
 /* One block of OUT planes. */
 static void multiply(const kernel *k, const float *weights, const float *from, float *to, ptrdiff_t plane_stride)
 {
-    vector sums[OUT][WIDE] = {{{0}}};
+    vector sums[OUT][WIDE];
+    for (int o = 0; o < OUT; o++)
+        for (int v = 0; v < WIDE; v++)
+            sums[o][v] = all(0);
     for (ptrdiff_t t = 0; t < k->taps; t++, weights += OUT) {
         const float *values = from + k->shifts[t];
         vector x[WIDE];
@@ -305,7 +315,10 @@ static void kernel_of_phase(kernel *k, const convolution *shape, const grid *g, 
 static void correlate(const packed *gy, const float *from_gy, const packed *x, const float *const *from_x,
                       ptrdiff_t blocks, float *gw, ptrdiff_t stride, ptrdiff_t n_out, ptrdiff_t n_taps)
 {
-    vector sums[OUT][WIDE] = {{{0}}};
+    vector sums[WIDE][OUT];
+    for (int t = 0; t < WIDE; t++)
+        for (int o = 0; o < OUT; o++)
+            sums[t][o] = all(0);
     ptrdiff_t at = 0, plane_stride = gy->plane_stride;
     for (ptrdiff_t block = 0; block < blocks; block++) {
         for (int v = 0; v < WIDE; v++) {
@@ -316,19 +329,19 @@ static void correlate(const packed *gy, const float *from_gy, const packed *x, c
                 vector g = load(from_gy + o * plane_stride + v * LANES);
                 KEEP_IN_REGISTER(g);
                 for (int t = 0; t < WIDE; t++)
-                    sums[o][t] = multiply_add(g, values[t], sums[o][t]);
+                    sums[t][o] = multiply_add(g, values[t], sums[t][o]);
             }
         }
         at += x->block_stride;
         from_gy += gy->block_stride;
     }
-    float total[OUT][WIDE];
-    for (int o = 0; o < OUT; o++)
-        for (int t = 0; t < WIDE; t++)
-            total[o][t] = sum_of(sums[o][t]);
-    for (int o = 0; o < n_out; o++)
-        for (int t = 0; t < n_taps; t++)
-            gw[o * stride + t] += total[o][t];
+    for (int t = 0; t < WIDE; t++) {
+        float total[OUT];
+        sums_of(sums[t], total);
+        for (int o = 0; o < OUT; o++)
+            if (o < n_out && t < n_taps)
+                gw[o * stride + t] += total[o];
+    }
 }
 
 static void weight_gradient(const packed *gy, const packed *x, const ptrdiff_t *shifts, ptrdiff_t out,

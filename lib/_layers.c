@@ -181,7 +181,8 @@ static PyObject *machine(PyObject *self, PyObject *unused)
 #if defined(__x86_64__) && defined(__GNUC__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2"))
-        return PyUnicode_FromString(__builtin_cpu_supports("avx512f") ? "avx512" : "avx2");
+        return PyUnicode_FromString(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
+                                    ? "avx512" : "avx2");
 #endif
     return PyUnicode_FromString("baseline");
 }

@@ -80,6 +80,40 @@ INLINE float sum_of(vector values)
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+/* The same of eight vectors (AVX-512) or four: halves of two vectors are added as one. */
+INLINE void sums_of(const vector *values, float *sums)
+{
+#if LANES == 16
+    static const int place[8] = {0, 4, 8, 12, 1, 5, 9, 13};
+    __m512 eights[4], fours[2], twos;
+    float part[16];
+    for (int i = 0; i < 4; i++)
+        eights[i] = _mm512_shuffle_f32x4((__m512)values[2 * i], (__m512)values[2 * i + 1], 0x44)
+            + _mm512_shuffle_f32x4((__m512)values[2 * i], (__m512)values[2 * i + 1], 0xee);
+    for (int i = 0; i < 2; i++)
+        fours[i] = _mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0x88)
+            + _mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0xdd);
+    twos = _mm512_shuffle_ps(fours[0], fours[1], 0x44) + _mm512_shuffle_ps(fours[0], fours[1], 0xee);
+    _mm512_storeu_ps(part, _mm512_shuffle_ps(twos, twos, 0x88) + _mm512_shuffle_ps(twos, twos, 0xdd));
+    for (int i = 0; i < 8; i++)
+        sums[i] = part[place[i]];
+#elif LANES == 8
+    static const int place[4] = {0, 4, 1, 5};
+    __m256 fours[2], twos;
+    float part[8];
+    for (int i = 0; i < 2; i++)
+        fours[i] = _mm256_permute2f128_ps((__m256)values[2 * i], (__m256)values[2 * i + 1], 0x20)
+            + _mm256_permute2f128_ps((__m256)values[2 * i], (__m256)values[2 * i + 1], 0x31);
+    twos = _mm256_shuffle_ps(fours[0], fours[1], 0x44) + _mm256_shuffle_ps(fours[0], fours[1], 0xee);
+    _mm256_storeu_ps(part, _mm256_shuffle_ps(twos, twos, 0x88) + _mm256_shuffle_ps(twos, twos, 0xdd));
+    for (int i = 0; i < 4; i++)
+        sums[i] = part[place[i]];
+#else
+    for (int i = 0; i < 4; i++)
+        sums[i] = sum_of(values[i]);
+#endif
+}
+
 /* memcpy of a row, which is short. */
 INLINE void copy(float *to, const float *from, ptrdiff_t size)
 {

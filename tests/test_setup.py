@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize('source, flags', [
     ('_loops.c', []), *((source, ['-DNAME=x', *flags])
                         for source in ('_layers.c', '_convolution.c', '_batch_normalization.c')
-                        for flags in ([], ['-mavx2', '-mfma'], ['-mavx512f', '-mfma'])
+                        for flags in ([], ['-mavx2', '-mfma'], ['-mavx512f', '-mavx512vl', '-mfma'])
                         if not flags or platform.machine() in ('x86_64', 'AMD64'))])
 def test_it_compiles_without_a_warning(source, flags):
     compiler = shlex.split(sysconfig.get_config_var('CC') or 'cc')

@@ -180,7 +180,7 @@ def train(args, stack, stop_request):
         say(comm, f'resumed from {found.path} at iteration {start}')
         before = found.description['versions'].get('vectors', 'none')
         if on_cpu and before != versions['vectors']:
-            say(comm, f'computed with vectors {before} until now, and from now on with {versions["vectors"]}: '
+            say(comm, f'computed with vectors {before} until now, from now on with {versions["vectors"]}: '
                       f'results differ by rounding ({compiled.VARIABLE}={before} keeps them)')
         found = None  # its arrays are large
     else:

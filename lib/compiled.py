@@ -33,17 +33,18 @@ def available():
 def vectors():
     """Return the name of the vectors that the networks' layers compute with on a CPU.
 
-    One of ``avx512``, ``avx2`` (with FMA), ``baseline`` (what every machine of this kind has: SSE2 on x86-64) and
-    ``none``: NumPy and Chainer, as without a compiler.
+    One of ``avx512``, ``avx2`` (with FMA), ``baseline`` (what every machine of this kind has: SSE2 on x86-64)
+    and ``none``: NumPy and Chainer, as without a compiler.
 
     Raises:
-        UserError: ``EXTREME_SGD_VECTORS`` names none of these, or one that this machine or installation lacks.
+        UserError: ``EXTREME_SGD_VECTORS`` names none of these, or one that this machine or installation
+            lacks.
     """
     names = available()
     chosen = os.environ.get(VARIABLE) or names[-1]
     if chosen not in names:
-        raise UserError(f'{VARIABLE}={chosen}: this machine and installation have {", ".join(names)}; name one of '
-                        'them, or unset the variable')
+        raise UserError(f'{VARIABLE}={chosen}: this machine and installation have {", ".join(names)}; '
+                        'name one of them, or unset the variable')
     return chosen
 
 

@@ -18,6 +18,12 @@ def as_operand(array):
     return np.require(array, requirements=('C', 'A'))
 
 
+def are_float32(*variables):
+    """Whether all are float32 in NumPy's memory, as compiled layers compute."""
+    arrays = map(chainer.as_array, variables)
+    return all(isinstance(array, np.ndarray) and array.dtype == np.float32 for array in arrays)
+
+
 class _BatchNormalization(chainer.FunctionNode):
     """Inputs x, gamma, beta and perhaps residual. ``mean`` and ``var`` are of the batch, once it has run."""
 
@@ -28,7 +34,8 @@ class _BatchNormalization(chainer.FunctionNode):
         x, gamma, beta, *residual = map(as_operand, inputs)
         y = np.empty_like(x)
         self.mean, self.var = np.empty_like(gamma), np.empty_like(gamma)
-        self.layers.normalize(x, *residual or (None,), y, gamma, beta, self.mean, self.var, self.eps, self.relu, True)
+        self.layers.normalize(x, *residual or (None,), y, gamma, beta, self.mean, self.var, self.eps,
+                              self.relu, True)
         self.retain_inputs((0, 1))
         if self.relu:
             self.retain_outputs((0,))
@@ -39,8 +46,9 @@ class _BatchNormalization(chainer.FunctionNode):
         y = self.get_retained_outputs()[0].array if self.relu else None
         gx, ggamma, gbeta = np.empty_like(x), np.empty_like(gamma), np.empty_like(gamma)
         gresidual = np.empty_like(x) if len(self.inputs) == 4 else None
-        self.layers.normalize_backward(x, y, as_operand(grad_outputs[0].array), gx, gresidual, gamma, self.mean,
-                                       self.var, ggamma, gbeta, self.eps)
+        gy = as_operand(grad_outputs[0].array)
+        self.layers.normalize_backward(x, y, gy, gx, gresidual, gamma, self.mean, self.var, ggamma, gbeta,
+                                       self.eps)
         gradients = gx, ggamma, gbeta, gresidual
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
@@ -90,5 +98,4 @@ class BatchNormalization(L.BatchNormalization):
 def _is_covered(inputs):
     """Whether these are float32 in NumPy's memory, of more than one value per channel."""
     x = inputs[0]
-    return (all(isinstance(chainer.as_array(each), np.ndarray) and each.dtype == np.float32 for each in inputs)
-            and x.ndim == 4 and x.size > x.shape[1])
+    return are_float32(*inputs) and x.ndim == 4 and x.size > x.shape[1]

@@ -2,8 +2,9 @@
 
 Chainer's CPU path gathers the columns of the whole batch at once, image axis first, and has ``tensordot``
 transpose them in memory before the product; its outputs come out channels-last in memory, which slows every
-function that follows. Here a few images at a time are gathered into a buffer that stays in the cache and
-multiplied where they lie, and outputs are contiguous.
+function that follows. Here ``lib/_convolution.c`` gathers nothing. Where it was not compiled, and for other
+dtypes, a few images at a time are gathered into a buffer that stays in the cache and multiplied where they
+lie, and outputs are contiguous.
 
 On a GPU it is Chainer's own: cuDNN, or without it im2col. The columns of 32 images of ResNet-50 take
 236 MB at most (conv1, in float32), and their transpose as much again, so that this needs no parts.
@@ -16,7 +17,7 @@ from chainer import backend
 from chainer.utils.conv import get_conv_outsize
 
 from lib.compiled import layers
-from models.batch_normalization import as_operand
+from models.batch_normalization import are_float32, as_operand
 
 BUFFER = 1 << 20  # bytes of columns at a time: about half a level-2 cache
 PIXELS = 32  # of an image's output; with fewer, one product over the whole batch is quicker
@@ -143,11 +144,9 @@ class Convolution2D(L.Convolution2D):
     def forward(self, x):
         stride, pad = self.stride[0], self.pad[0]
         height, width = (get_conv_outsize(size, self.ksize, stride, pad) for size in x.shape[2:])
-        if backend.get_array_module(x) is not np:
-            return super().forward(x)
-        compiled = layers() if x.dtype == self.W.dtype == np.float32 else None
-        if compiled and x.size:
+        compiled = layers() if are_float32(x, self.W) and x.size else None
+        if compiled:
             return _CompiledConvolution(compiled, stride, pad).apply((x, self.W))[0]
-        if height * width < PIXELS:
+        if backend.get_array_module(x) is not np or height * width < PIXELS:
             return super().forward(x)
         return _Convolution(stride, pad).apply((x, self.W))[0]

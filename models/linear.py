@@ -1,12 +1,14 @@
-"""Fully connected layer, compiled on a CPU: a 1x1 convolution of one pixel, whose bits are those of any machine
-with the same vectors. A library's matrix product chooses by the processor's model."""
+"""Fully connected layer: on a CPU a 1x1 convolution of one pixel, compiled.
+
+Its bits are those of every machine with the same vectors. BLAS has a product for each model of a processor.
+"""
 
 import chainer
 import chainer.links as L
 import numpy as np
 
 from lib.compiled import layers
-from models.batch_normalization import as_operand
+from models.batch_normalization import are_float32, as_operand
 
 
 def _as_pixel(array):
@@ -30,7 +32,7 @@ class _CompiledLinear(chainer.FunctionNode):
         x, w = (as_operand(variable.array) for variable in self.get_retained_inputs())
         gy = as_operand(grad_outputs[0].array)
         gx, gw = np.empty_like(x), np.empty_like(w)
-        self.layers.convolve_backward(_as_pixel(x), _as_pixel(w), _as_pixel(gy), 1, 0, _as_pixel(gx), _as_pixel(gw))
+        self.layers.convolve_backward(*map(_as_pixel, (x, w, gy)), 1, 0, *map(_as_pixel, (gx, gw)))
         gradients = gx, gw, gy.sum(axis=0)
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
@@ -40,7 +42,5 @@ class Linear(L.Linear):
 
     def forward(self, x):
         operands = x, self.W, self.b
-        on_cpu = all(isinstance(chainer.as_array(each), np.ndarray) and each.dtype == np.float32
-                     for each in operands)
-        compiled = layers() if on_cpu and x.ndim == 2 and x.size else None
+        compiled = layers() if are_float32(*operands) and x.ndim == 2 and x.size else None
         return _CompiledLinear(compiled).apply(operands)[0] if compiled else super().forward(x)

@@ -98,7 +98,7 @@ def test_resuming_with_other_vectors_says_so(train_into, finished, tmp_path):
     checkpoints = sorted((finished[0] / 'checkpoint').iterdir())
     assert json.loads((finished[0] / 'plan.json').read_text())['software']['vectors'] == compiled.vectors()
     done = train_into(tmp_path / 'out', 2, '-B', '8', '-E', '2', '--resume', checkpoints[0], env=with_vectors)
-    assert ('now on with none' in done.stdout) == (compiled.vectors() != 'none')
+    assert ('from now on with none' in done.stdout) == (compiled.vectors() != 'none')
 
 
 def test_vectors_that_the_machine_lacks_are_named_on_one_line(train):

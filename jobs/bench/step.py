@@ -2,11 +2,11 @@
 
     python jobs/bench/step.py [resnet8 resnet20 resnet50] [--side 32] [-B 32] [--vectors avx2]
 
-Candidates: this program with the vectors of this machine (or of ``--vectors``); the same with NumPy and Chainer
-alone (``none``), as without a compiler; Chainer's own convolution and batch normalization; and, where PyTorch is
-installed, the same network in its default layout with SGD and momentum. Times are CPU times and the candidates
-take turns, because other programs may be running; printed are medians, of the times and of the ratios within a
-turn.
+Candidates: this program with the vectors of this machine (or of ``--vectors``, to which PyTorch is then
+held too); the same without compiled layers (``none``); Chainer's own convolution and batch normalization;
+and, where PyTorch is installed, the same network in its default layout with SGD and momentum. Times are CPU
+times and the candidates take turns, because other programs may be running; printed are medians, of the times
+and of the ratios within a turn.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def ours(arch, images, labels, vectors, links=None):
     model = models.build(arch, N_CLASS)
     for link in model.links() if links else ():
         link.__class__ = links.get(type(link), type(link))
-    optimizer = optimizers.RMSpropWarmup(lr=1e-3, alpha_sgd=0.5, alpha_rmsprop=1e-3, weight_decay=1e-4).setup(model)
+    optimizer = optimizers.RMSpropWarmup(lr=1e-3, alpha_sgd=0.5, alpha_rmsprop=1e-3, weight_decay=1e-4)
+    optimizer.setup(model)
 
     def step():
         with using(vectors):
@@ -170,6 +171,8 @@ def main():
     parser.add_argument('--vectors', default=compiled.vectors(), help="(this machine's)")
     parser.add_argument('--repeats', type=int, default=9, help='turns (9)')
     args = parser.parse_args()
+    if args.vectors == 'avx2':  # read when PyTorch is imported
+        os.environ.update(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')
     for arch in args.archs:
         measure(arch, args.side or SIDES[arch], args.batchsize or BATCHES[arch], args.vectors, args.repeats)
 

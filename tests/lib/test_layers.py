@@ -210,19 +210,20 @@ def test_given_statistics_are_used_and_left_alone(layers, with_residual, relu):
     mean, var = normal(5, 4), normal(6, 4) ** 2
     before = mean.copy(), var.copy()
     y, *_ = normalize(layers, x, gamma, beta, residual, relu, mean, var)
-    np.testing.assert_allclose(y, normalized(x, gamma, beta, *before, EPS, residual, relu)[0], rtol=2e-5, atol=2e-5)
+    exact, _ = normalized(x, gamma, beta, *before, EPS, residual, relu)
+    np.testing.assert_allclose(y, exact, rtol=2e-5, atol=2e-5)
     np.testing.assert_array_equal((mean, var), before)
 
 
 def test_batch_normalization_has_the_same_bits_wherever_arrays_lie(layers):
     x, gamma, beta, residual, gy = layer((3, 4, 5, 7), True)
     y, mean, var = normalize(layers, x, gamma, beta, residual, True)
-    moved = [misaligned(array) for array in (x, gamma, beta, residual, gy)]
-    again = normalize(layers, *moved[:4], True)
-    for one, other in zip(again, (y, mean, var)):
+    gradients = backward(layers, x, y, gy, gamma, mean, var, residual, True)
+    x, gamma, beta, residual, gy = map(misaligned, (x, gamma, beta, residual, gy))
+    for one, other in zip(normalize(layers, x, gamma, beta, residual, True), (y, mean, var)):
         np.testing.assert_array_equal(one, other)
-    for one, other in zip(backward(layers, x, y, gy, gamma, mean, var, residual, True),
-                          backward(layers, moved[0], misaligned(y), moved[4], moved[1], mean, var, residual, True)):
+    again = backward(layers, x, misaligned(y), gy, gamma, mean, var, residual, True)
+    for one, other in zip(again, gradients):
         np.testing.assert_array_equal(one, other)
 
 
@@ -250,7 +251,7 @@ def test_relu_lets_gradients_through_as_numpys_product_with_0_and_1(layers):
 
 # Arguments
 
-X, W, Y = np.zeros((2, 3, 5, 5), np.float32), np.zeros((4, 3, 3, 3), np.float32), np.zeros((2, 4, 5, 5), np.float32)
+X, W, Y = (np.zeros(shape, np.float32) for shape in ((2, 3, 5, 5), (4, 3, 3, 3), (2, 4, 5, 5)))
 GX, ROW, READ_ONLY = np.zeros_like(X), np.zeros(3, np.float32), np.zeros_like(Y)
 READ_ONLY.flags.writeable = False
 BYTES = np.zeros(X.nbytes + 4, np.uint8)[1:X.nbytes + 1].view(np.float32).reshape(X.shape)
@@ -269,8 +270,9 @@ def but(arguments, position, value):
         (0, np.zeros((2, 3, 0, 5), np.float32), ValueError),
         (1, W[:, :, :2].copy(), ValueError), (1, np.zeros((4, 3, 9, 9), np.float32), ValueError),
         (1, np.zeros((4, 3, 0, 0), np.float32), ValueError), (2, 0, ValueError), (2, 2, ValueError),
-        (2, -1, ValueError), (2, 1 << 62, ValueError), (3, 0, ValueError), (3, 3, ValueError), (3, -1, ValueError),
-        (4, READ_ONLY, ValueError), (4, Y[:, :3].copy(), ValueError), (4, Y[:, :, 1:].copy(), ValueError)]),
+        (2, -1, ValueError), (2, 1 << 62, ValueError), (3, 0, ValueError), (3, 3, ValueError),
+        (3, -1, ValueError), (4, READ_ONLY, ValueError), (4, Y[:, :3].copy(), ValueError),
+        (4, Y[:, :, 1:].copy(), ValueError)]),
     ('convolve_backward', (X, W, Y, 1, 1, Y.copy(), W.copy()), ValueError),
     ('convolve_backward', (X, W, Y, 1, 1, None, W[1:].copy()), ValueError),
     ('convolve_backward', (X, W, Y, 1, 1, None, None), TypeError),

@@ -75,7 +75,7 @@ def test_validation_leaves_running_statistics_alone(vectors, backprop):
 
 def test_arrays_that_are_not_contiguous_give_the_same(vectors):
     x, residual = normal(5, 3, 5, 4, 7), normal(6, 3, 5, 4, 7)
-    last = [np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for array in (x, residual)]
+    last = [array.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2) for array in (x, residual)]
     for train in (True, False):
         with chainer.using_config('train', train), chainer.no_backprop_mode():
             assert_close(layers()[1](*last, True).array, layers()[1](x, residual, True).array)
@@ -102,11 +102,12 @@ def test_one_value_per_channel_and_no_image_are_chainers_own(vectors):
 # Whole networks
 
 
-# In float32 some ReLUs fall to the other side of 0, and ResNet-50's last stage normalizes over 16 values: with
-# Chainer's own functions it is as far away.
+# In float32 some ReLUs fall to the other side of 0, and ResNet-50's last stage normalizes over 16 values:
+# with Chainer's own functions it is as far away.
 @pytest.mark.parametrize('arch, side, batch, tolerance', [
     ('resnet8', 16, 8, 1e-3), ('resnet20', 17, 4, 1e-3), ('resnet50', 64, 4, 0.06)])
-def test_networks_have_the_gradients_of_chainers_own_functions_in_float64(vectors, arch, side, batch, tolerance):
+def test_networks_have_the_gradients_of_chainers_own_functions_in_float64(vectors, arch, side, batch,
+                                                                          tolerance):
     model = models.build(arch, 5)
     for i, bn in enumerate(link for link in model.links() if isinstance(link, L.BatchNormalization)):
         bn.gamma.array[...] = 0.5 + 0.1 * normal(i, *bn.gamma.shape)

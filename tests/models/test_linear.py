@@ -26,4 +26,5 @@ def test_output_and_gradients_are_chainers(vectors, dtype, tolerance, batch, n_i
         results.append((y.array, images.grad, link.W.grad, link.b.grad))
     for expected, ours in zip(*results):
         assert ours.dtype == dtype and ours.shape == expected.shape
-        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance * max(abs(expected).max(), 1))
+        scale = max(abs(expected).max(), 1)
+        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance * scale)

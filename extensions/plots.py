@@ -3,27 +3,27 @@
 import os
 import time
 
+from lib import files
+
 import numpy as np
 from chainer import training
-
-from lib import output
 
 _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
 
 
 class Plots(training.Extension):
-    """Draws the schedule at the start, and loss and accuracy from the log as it grows. For rank 0."""
+    """Draws loss and accuracy from the log as it grows, and once, with the first of them, the schedule.
 
-    priority = training.PRIORITY_READER - 50  # after the log has its row
+    For rank 0. Not before the first iteration, for which all other ranks would wait.
+    """
+
     default_name = 'Plots'
 
     def __init__(self, plan, out):
         self._plan = plan
         self._out = out
         self._drawn_at = -_SECONDS_BETWEEN
-
-    def initialize(self, trainer):
-        self._save('schedule.png', lambda figure: _draw_schedule(figure, self._plan))
+        self._schedule_is_drawn = False
 
     def __call__(self, trainer):
         last = trainer.updater.iteration >= self._plan.iterations
@@ -32,12 +32,21 @@ class Plots(training.Extension):
             log = trainer.get_extension('LogReport').log
             for name, label in (('loss', 'Loss'), ('accuracy', 'Top-1 accuracy')):
                 self._save(f'{name}.png', lambda figure: _draw_curves(figure, log, name, label))  # noqa: B023
+            self._save_schedule()
+
+    def finalize(self):
+        self._save_schedule()  # of a run that was stopped in its first epoch
+
+    def _save_schedule(self):
+        if not self._schedule_is_drawn:
+            self._schedule_is_drawn = True
+            self._save('schedule.png', lambda figure: _draw_schedule(figure, self._plan))
 
     def _save(self, name, draw):
         from matplotlib import figure  # takes half a second to import
         picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
         draw(picture)
-        output.try_to(output.write, os.path.join(self._out, name),
+        files.try_to(files.write, os.path.join(self._out, name),
                       lambda file: picture.savefig(file, format='png'), 'wb')
 
 

@@ -1,14 +1,12 @@
 # shellcheck shell=bash
 # Environment of every launch; sourced by launch.sh. What is set already is kept: override by exporting.
-#
-#   set_environment RANKS_ON_ONE_NODE
-#
-# sets PYTHON, MPIRUN, the thread and memory settings below, and EXPORTED, the names that remote ranks need.
+# set_environment sets PYTHON, MPIRUN, and EXPORTED, the names that remote ranks need. (Threads and memory
+# are each rank's own affair: lib/run/environment.py.)
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 set_environment() {
-    local ranks=$1 cores name
+    local name
 
     # The project's own virtual environment where there is one.
     if [[ -z ${PYTHON:-} ]]; then
@@ -26,29 +24,14 @@ set_environment() {
         [[ -x $MPIRUN ]] || MPIRUN=$(command -v mpirun || true)
     fi
 
-    # One BLAS thread per rank once ranks fill the cores, an equal share of the cores before: with more
-    # threads than cores the speed swings fivefold.
-    cores=$(nproc)
-    : "${OPENBLAS_NUM_THREADS:=$((ranks >= cores ? 1 : cores / ranks))}"
-    : "${OMP_NUM_THREADS:=$OPENBLAS_NUM_THREADS}"
-    : "${MKL_NUM_THREADS:=$OPENBLAS_NUM_THREADS}"
-
-    # glibc hands large arrays back to the system and faults them in again at every iteration unless told to
-    # keep them: 11-28 % of a ResNet-50 step on a CPU.
-    : "${MALLOC_MMAP_THRESHOLD_:=4294967296}"
-    : "${MALLOC_TRIM_THRESHOLD_:=8589934592}"
-    : "${MALLOC_TOP_PAD_:=536870912}"
-
-    EXPORTED=(OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS
-              MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_ MALLOC_TOP_PAD_)
-
-    # NCCL's, CUDA's and CuPy's settings travel too, whoever made them.
+    # Settings of what the ranks load travel, whoever made them.
+    EXPORTED=()
     for name in $(compgen -e); do
         case $name in
             NCCL_*|CUDA_*|CUPY_*|CHAINER_*|LD_LIBRARY_PATH|PYTHONPATH) EXPORTED+=("$name") ;;
+            OPENBLAS_*|OMP_*|MKL_*|MALLOC_*|GLIBC_TUNABLES) EXPORTED+=("$name") ;;
         esac
     done
-    export "${EXPORTED[@]?}"
 
     # Open MPI refuses to run as root unless told twice; root is the only user of many a container.
     if [[ $(id -u) == 0 ]]; then

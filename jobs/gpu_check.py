@@ -2,7 +2,7 @@
 
     python jobs/gpu_check.py
 
-Compares the update rule, the normalisation of images, batch normalization's statistics and the exchange of
+Compares the update rule, the normalization of images, batch normalization's statistics and the exchange of
 gradients with what the CPU computes; then trains ResNet-50 on synthetic images, 32 at a time, and prints
 images per second, the parts of an iteration, and the update's bandwidth beside that of a copy. Started by
 mpirun it also exchanges between GPUs. Exit status 0 if all agree, 1 if not, 2 without a usable GPU.
@@ -17,16 +17,20 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import devices, errors  # noqa: E402, I001  (before Chainer, which it makes importable)
+from lib import constants, errors  # noqa: E402
+from lib.batch_statistics import BatchStatistics  # noqa: E402
+from lib.communication import collectives, communicators, wire  # noqa: E402
+from lib.data import normalization  # noqa: E402
+from lib.optimizers import RMSpropWarmup  # noqa: E402
+from lib.run import arguments, devices, launcher, machine, timing  # noqa: E402
+from lib.updater import WorkerUpdater  # noqa: E402
 
 import chainer  # noqa: E402
 import chainer.links as L  # noqa: E402
 import numpy as np  # noqa: E402
 from chainer.backends import cuda  # noqa: E402
 
-from lib import arguments, communicators, constants, launcher, normalization, timing, wire  # noqa: E402
-from lib.batch_statistics import BatchStatistics  # noqa: E402
-from lib.optimizers import RMSpropWarmup  # noqa: E402
+import train_imagenet  # noqa: E402
 
 WARM_UP = 5  # iterations in which cuDNN tries its algorithms and CuPy compiles
 REPEATS = 20
@@ -64,8 +68,8 @@ def check_update(device, comm):
         close(links[1].p0.array, links[0].p0.array, 1e-4)
 
 
-def check_normalisation(device, comm):
-    """Normalised images: the same bits."""
+def check_normalization(device, comm):
+    """Normalized images: the same bits."""
     images = np.random.default_rng(1).integers(0, 256, (8, 33, 47, 3), np.uint8)
     for dtype in (np.float32, np.float16):
         got = normalization.normalize(device.send(images), dtype)
@@ -99,13 +103,13 @@ def _average(rows, model, comm, variance):
 def check_exchange(device, comm):
     """Gradients packed, exchanged and unpacked: exact where float16 is; on one GPU the CPU's bits."""
     shapes = (3, 64, 7, 7), (64,), (1000, 13)
-    rng = np.random.default_rng(3)
-    whole = [rng.integers(-8, 9, shape).astype(np.float32) for shape in shapes]
-    link = _exchanged(device, comm, [array * (comm.rank + 1) for array in whole])
-    for param, array in zip(link.params(), whole):
-        expected = array * np.float32(comm.size * (comm.size + 1) / 2) / np.float32(comm.size)
+    link = _exchanged(device, comm, whole_gradients(comm.rank, shapes))
+    totals = [sum(arrays) for arrays in zip(*(whole_gradients(rank, shapes) for rank in range(comm.size)))]
+    for param, total in zip(link.params(), totals):
+        expected = total / np.float32(comm.size)
         assert (cuda.to_cpu(param.grad) == expected).all(), 'whole numbers came out different'
     if comm.size == 1:
+        rng = np.random.default_rng(3)
         for sigma in (1e-7, 1e-3, 1e3):
             drawn = [(sigma * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
             for param, array in zip(_exchanged(device, comm, drawn).params(), drawn):
@@ -113,9 +117,16 @@ def check_exchange(device, comm):
                 wire.to_wire(array, payload)
                 assert (cuda.to_cpu(param.grad).ravel() == payload.astype(np.float32)).all(), sigma
     assert comm.gradient_is_finite()
-    whole[1][5] = np.inf
-    _exchanged(device, comm, whole)
+    infinite = whole_gradients(comm.rank, shapes)
+    infinite[1][5] = np.inf
+    _exchanged(device, comm, infinite)
     assert not comm.gradient_is_finite(), 'an infinite gradient was not noticed'
+
+
+def whole_gradients(rank, shapes):
+    """Numbers of -1, 0 and 1, float32: float16 holds their sums over 2048 ranks exactly, in any order."""
+    rng = np.random.default_rng([3, rank])
+    return [rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes]
 
 
 def _exchanged(device, comm, gradients):
@@ -126,22 +137,18 @@ def _exchanged(device, comm, gradients):
     return link
 
 
-CHECKS = check_update, check_normalisation, check_statistics, check_exchange
+CHECKS = check_update, check_normalization, check_statistics, check_exchange
 
 
 def train(device, comm, arch, insize, iterations):
     """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
-    import train_imagenet
-    from lib.updater import WorkerUpdater
-
     args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize)])
-    plan, model = train_imagenet.make_plan(
-        args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, constants.IMAGENET_CLASSES, data='',
-        workers=comm.size)
-    communicators.broadcast_model(comm, model)
+    model = train_imagenet.make_model(args, constants.IMAGENET_CLASSES)
+    plan = train_imagenet.make_plan(args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, model, comm.size)
+    collectives.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = train_imagenet.make_optimizer(plan, model)
-    optimizer.lr = 0.0  # the images are noise: measured, not learnt
+    optimizer.lr = 0.0  # the images are noise: measured, not learned
     rng = np.random.default_rng(4)
     batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
@@ -201,8 +208,8 @@ def main():
         if comm.rank == 0:
             print(text, flush=True)
 
-    say(devices.describe(device, comm))
-    for note in devices.notes(communicator):
+    say(machine.describe(device, comm))
+    for note in machine.notes(communicator):
         say(note)
     agree = True
     for check in CHECKS:

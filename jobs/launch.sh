@@ -12,6 +12,8 @@
 #   unasked.) A second Ctrl-C ends the ranks at once, without a checkpoint.
 # * Status 75 after such a signal is passed on: start again later, with the same command.
 # * Status 75 without one (a rank was told to stop, this script was not) starts the job again.
+# * 0 counts if the run has left its mark, --out's `finished`: mpirun says 0 too when it has lost a host in the
+#   middle. Without the mark the status is 1.
 # * Any other status is passed on.
 #
 # Every start continues what is in --out (--resume auto), the first one only if neither --resume nor --force
@@ -23,6 +25,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 EXIT_STOPPED=75
+MARK=finished
 REMIND_SECONDS=10
 
 ASKED=          # first signal that this script was sent; empty while there was none
@@ -79,6 +82,7 @@ _run() {
 launch() {
     local dry_run=${DRY_RUN:-0} ranks version argument name status
     local arguments=() mpirun_options=() training=() command=() resume=(--resume auto)
+    local out=result trains=1 before=  # --out as train_imagenet.py understands it
 
     for argument in "$@"; do
         if [[ $argument == --dry-run ]]; then dry_run=1; else arguments+=("$argument"); fi
@@ -99,11 +103,18 @@ launch() {
     (($# == 0)) || shift
     for argument in "$@"; do
         case $argument in --force|--resume|--resume=*|-r*) resume=() ;; esac
+        case $argument in --plan|--help|-h) trains=0 ;; esac
+        case $before in --out|-o) out=$argument ;; esac
+        case $argument in
+            --out=*) out=${argument#--out=} ;;
+            -o?*) out=${argument#-o} out=${out#=} ;;
+        esac
+        before=$argument
         # Started again, a job that began with --force would throw away the checkpoint to start from.
         [[ $argument == --force ]] || training+=("$argument")
     done
 
-    set_environment "${RANKS_PER_NODE:-$ranks}"
+    set_environment
     if ((ranks == 1 && ${#mpirun_options[@]} == 0)); then
         command=("$PYTHON")
         _last_word=KILL
@@ -134,6 +145,8 @@ launch() {
         return 0
     fi
 
+    # The mark of a run that --force gives up must not speak for this one.
+    [[ $trains == 0 || ${#training[@]} == $# ]] || rm -f "$out/$MARK"
     trap '_ask TERM' TERM
     trap '_ask INT' INT
     trap '_ask HUP' HUP
@@ -142,12 +155,18 @@ launch() {
     status=$?
     while [[ $status == "$EXIT_STOPPED" && -z $ASKED ]]; do
         echo 'launch: stopped with a checkpoint, and nobody asked this script: starting again' >&2
-        _run "${command[@]}" ${training[@]+"${training[@]}"} --resume auto
+        # A rank 0 that was cut off holds --out until it ends itself.
+        _run "${command[@]}" ${training[@]+"${training[@]}"} --resume auto --wait
         status=$?
     done
     # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10):
     # nothing was trained since the last checkpoint.
     if [[ -n $ASKED && ( $status == 138 || $status == 10 ) ]]; then status=$EXIT_STOPPED; fi
+    if [[ $status == 0 && $trains == 1 && ! -e $out/$MARK ]]; then
+        echo "launch: status 0, but the run has left no $out/$MARK: ranks were lost, or $(hostname) does not" \
+             "see that directory; start again to continue" >&2
+        status=1
+    fi
     return "$status"
 }
 

@@ -7,7 +7,7 @@
 # Paths of your site.
 TRAIN=${TRAIN:-/data/imagenet/train}     # <class>/*.JPEG; on a node-local disk if the shared one is slow
 VAL=${VAL:-/data/imagenet/val}           # <class>/*.JPEG, 50 of each class
-OUT=${OUT:-result/paper_1024}            # seen by the first rank; holds log, checkpoints and weights
+OUT=${OUT:-result/paper_1024}            # seen by the first rank and from here; log, checkpoints, weights
 HOSTFILE=${HOSTFILE:-}                   # one node per line; empty: the scheduler tells mpirun
 JOBS=$(dirname "${BASH_SOURCE[0]}")
 

@@ -1,6 +1,8 @@
 """Errors that end a run, and the exit statuses they end it with."""
 
 EXIT_FINISHED = 0
+# A status of 0 is also what mpirun gives a job that lost a host: a run that finished leaves this in --out.
+FINISHED_MARK = 'finished'
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto

@@ -19,7 +19,7 @@ def _reached(epoch, first):
 
 
 def alpha_sgd(epoch, beta_center=constants.BETA_CENTER, beta_period=constants.BETA_PERIOD, form='continuous'):
-    r"""Share of momentum SGD in the update, :math:`\alpha_{\rm SGD}` (section A.1).
+    r"""Return the share of momentum SGD in the update, :math:`\alpha_{\rm SGD}` (section A.1).
 
     With :math:`x = ({\rm epoch} - \beta_{\rm center}) / \beta_{\rm period}`:
 
@@ -73,7 +73,7 @@ def alpha_sgd(epoch, beta_center=constants.BETA_CENTER, beta_period=constants.BE
 
 
 def alpha_rmsprop(alpha_sgd, eta_rmsprop, eta_sgd):
-    r"""Coefficient of RMSprop in the update (section A.1).
+    r"""Return the coefficient of RMSprop in the update (section A.1).
 
     :math:`\alpha_{\rm RMSprop} = (1 - \alpha_{\rm SGD})\,\eta_{\rm RMSprop} / \eta_{\rm SGD}`, so that the
     update, which multiplies it by :math:`\eta = \eta_{\rm SGD}`, takes RMSprop's steps at
@@ -91,7 +91,7 @@ def alpha_rmsprop(alpha_sgd, eta_rmsprop, eta_sgd):
 
 
 def base_learning_rate(total_batch):
-    r"""Linear scaling rule (section A.2): :math:`\eta_{\rm base} = 0.1\, b_{\rm total} / 256`.
+    r"""Return the linear scaling rule (section A.2): :math:`\eta_{\rm base} = 0.1\, b_{\rm total} / 256`.
 
     Args:
         total_batch (int): Images per iteration, of all workers together.
@@ -102,13 +102,38 @@ def base_learning_rate(total_batch):
     return float(constants.BASE_RATE * total_batch / constants.BASE_BATCH)
 
 
-def _phase(epoch, epochs, phases):
-    """Factor of the last of ``phases`` that ``epoch`` has reached, their epochs scaled by epochs / 90."""
-    return [factor for first, factor in phases if _reached(epoch, first * epochs / constants.EPOCHS)][-1]
+def _steps(steps, eta_base, epochs):
+    """Phases ``(first epoch, end epoch, first rate, last rate)`` of ``(epoch of 90, factor)`` steps."""
+    starts = [epoch * epochs / constants.EPOCHS for epoch, _ in steps]
+    rates = [factor * eta_base for _, factor in steps]
+    return [(start, end, rate, rate) for start, end, rate in zip(starts, [*starts[1:], epochs], rates)]
+
+
+def slow_start_phases(eta_base, epochs=constants.EPOCHS):
+    """List the phases of :func:`slow_start`, as :func:`gradual_warmup_phases` does."""
+    return _steps(constants.SLOW_START, eta_base, epochs)
+
+
+def gradual_warmup_phases(eta_base, epochs=constants.EPOCHS, eta_start=constants.GOYAL_ETA_START):
+    """List the phases of :func:`gradual_warmup`.
+
+    Returns:
+        list of tuple: ``(first epoch, end epoch, first rate, last rate)``, linear in between; the two rates
+        differ in the warm-up only.
+    """
+    (_, end, *_), *later = _steps(constants.GOYAL_STEPS, eta_base, epochs)
+    warmup = constants.GOYAL_WARMUP_EPOCHS * epochs / constants.EPOCHS
+    return [(0.0, warmup, min(eta_start, eta_base), eta_base), (warmup, end, eta_base, eta_base), *later]
+
+
+def _rate(epoch, phases):
+    """Learning rate in the last of ``phases`` that ``epoch`` has reached."""
+    start, end, low, high = [phase for phase in phases if _reached(epoch, phase[0])][-1]
+    return float(low + (high - low) * (epoch - start) / (end - start))
 
 
 def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
-    r"""The paper's learning rate of SGD (section A.2).
+    r"""Return the paper's learning rate of SGD (section A.2).
 
     0.5, 0.075, 0.01 and 0.001 times :math:`\eta_{\rm base}` from epochs 0, 40, 70 and 85 of 90.
 
@@ -120,11 +145,11 @@ def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
     Returns:
         float: :math:`\eta_{\rm SGD}`.
     """
-    return float(_phase(epoch, epochs, constants.SLOW_START) * eta_base)
+    return _rate(epoch, slow_start_phases(eta_base, epochs))
 
 
 def gradual_warmup(epoch, eta_base, epochs=constants.EPOCHS, eta_start=constants.GOYAL_ETA_START):
-    r"""Learning rate of Goyal et al. (sections 2.2 and 5.1; the steps are quoted in section A.2).
+    r"""Return the learning rate of Goyal et al. (sections 2.2 and 5.1; the steps are quoted in section A.2).
 
     Rises linearly, in every iteration, from :math:`\min(\eta_{\rm start}, \eta_{\rm base})` to
     :math:`\eta_{\rm base}` during 5 epochs of 90, and is divided by 10 at epochs 30, 60 and 80.
@@ -138,8 +163,4 @@ def gradual_warmup(epoch, eta_base, epochs=constants.EPOCHS, eta_start=constants
     Returns:
         float: :math:`\eta_{\rm SGD}`.
     """
-    warmup = constants.GOYAL_WARMUP_EPOCHS * epochs / constants.EPOCHS
-    if not _reached(epoch, warmup):
-        start = min(eta_start, eta_base)
-        return float(start + (eta_base - start) * epoch / warmup)
-    return float(_phase(epoch, epochs, constants.GOYAL_STEPS) * eta_base)
+    return _rate(epoch, gradual_warmup_phases(eta_base, epochs, eta_start))

@@ -1,23 +1,25 @@
 """One iteration of the method: n workers' gradients, their mean, one update."""
 
+from lib.communication import collectives
+from lib.data import normalization
+from lib.errors import TrainingFault, UserError
+
 import chainer
 import chainer.functions as F
 import numpy as np
-
-from lib import communicators, faults, normalization
-from lib.errors import TrainingFault, UserError
 
 
 class WorkerUpdater(chainer.training.Updater):
     """Updates the model as n synchronous workers, K of them played by this process in turn.
 
-    An iteration: each worker computes the gradient of its own b images, normalised by batch normalization
+    An iteration: each worker computes the gradient of its own b images, normalized by batch normalization
     with those images alone; the communicator averages over all n workers; the optimizer makes one step.
     Before the exchange the processes agree on whether one of them has met an error or was asked to stop, so
     that all leave at the same iteration.
 
     Attributes:
         iteration (int): Iterations done.
+        statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
         stopping (bool): Whether any process was asked to stop, the same on all processes.
     """
 
@@ -30,7 +32,7 @@ class WorkerUpdater(chainer.training.Updater):
         self.stopping = False
         self._optimizer = optimizer
         self._batches = batches
-        self._statistics = statistics
+        self.statistics = statistics
         self._stop_request = stop_request
 
     # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
@@ -75,10 +77,10 @@ class WorkerUpdater(chainer.training.Updater):
                 error = raised
             # Waiting for the slowest process is part of communication, as it is inside an all-reduce.
             with self.timer('allreduce'):
-                failed, self.stopping = communicators.agree(
+                failed, self.stopping = collectives.agree(
                     self.comm, error is not None, self._stop_request.received is not None)
                 if failed:
-                    faults.raise_together(self.comm.mpi_comm, error)
+                    collectives.raise_together(self.comm.mpi_comm, error)
                 self.comm.multi_node_mean_grad(self.model)
             if not self.comm.gradient_is_finite():
                 raise TrainingFault(f'iteration {self.iteration + 1}: '
@@ -97,7 +99,7 @@ class WorkerUpdater(chainer.training.Updater):
                 images, labels = next(self._batches)
             x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
             t = device.send(labels)
-            self._statistics.select(k)
+            self.statistics.select(k)
             self.model.cleargrads()
             y = F.cast(self.model(x), 'float32')
             loss = F.softmax_cross_entropy(y, t)

@@ -1,10 +1,11 @@
 """Validation by sums: exact for every number of images, processes and images per step."""
 
+from lib import sharding
+from lib.data import normalization
+
 import chainer
 import chainer.functions as F
 import numpy as np
-
-from lib import normalization, sharding
 
 
 def evaluate(model, batches):
@@ -58,7 +59,7 @@ def evaluate_share(plan, rank, model, statistics, batches):
 
 
 def means(sums):
-    """Mean loss and accuracy.
+    """Return the mean loss and accuracy.
 
     Args:
         sums (numpy.ndarray): As ``evaluate`` returns.

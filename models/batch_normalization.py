@@ -5,12 +5,12 @@ Compiled (``lib/_batch_normalization.c``) each channel is read from memory once 
 what is kept is x and y. Everything else (a GPU, float16, no compiler) is done by Chainer's own functions.
 """
 
+from lib.compiled import layers
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
-
-from lib.compiled import layers
 
 
 def as_operand(array):

@@ -10,13 +10,14 @@ On a GPU it is Chainer's own: cuDNN, or without it im2col. The columns of 32 ima
 236 MB at most (conv1, in float32), and their transpose as much again, so that this needs no parts.
 """
 
+from lib.compiled import layers
+
 import chainer
 import chainer.links as L
 import numpy as np
 from chainer import backend
 from chainer.utils.conv import get_conv_outsize
 
-from lib.compiled import layers
 from models.batch_normalization import are_float32, as_operand
 
 BUFFER = 1 << 20  # bytes of columns at a time: about half a level-2 cache

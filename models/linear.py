@@ -3,11 +3,12 @@
 Its bits are those of every machine with the same vectors. BLAS has a product for each model of a processor.
 """
 
+from lib.compiled import layers
+
 import chainer
 import chainer.links as L
 import numpy as np
 
-from lib.compiled import layers
 from models.batch_normalization import are_float32, as_operand
 
 

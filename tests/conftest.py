@@ -6,21 +6,21 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-from PIL import Image
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib import compiled  # noqa: E402  (before any test imports Chainer)
+from lib import compiled  # noqa: E402  (before anything imports NumPy or Chainer)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
     """Skip what needs a GPU where there is none, and say why."""
     on_gpu = [item for item in items if item.get_closest_marker('gpu')]
     if on_gpu:
-        from lib import devices
+        from lib.run import devices
         missing = devices.missing_for_gpus()
         for item in on_gpu if missing else ():
             item.add_marker(pytest.mark.skip(reason=missing))
@@ -38,7 +38,7 @@ def _mpirun_s_directory(tmp_path_factory):
 
 
 def _rank_environment():
-    """The environment of a launch on one small machine, as the scripts under ``jobs/`` set it."""
+    """The environment of a launch on one small machine, the same however many cores it has."""
     environment = dict(os.environ)
     environment.update(
         OMPI_ALLOW_RUN_AS_ROOT='1',
@@ -111,14 +111,14 @@ def vectors(request, monkeypatch):
 
 
 def draw_images(folder, classes, per_class, size=(20, 18), seed=0):
-    """A small data set in the ImageNet layout: noise around a colour of its class."""
+    """A small data set in the ImageNet layout: noise around a color of its class."""
     bits = np.random.RandomState(seed)
     for label, name in enumerate(classes):
         directory = folder / name
         directory.mkdir(parents=True)
-        colour = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
+        color = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
         for i in range(per_class):
-            pixels = np.clip(colour + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(color + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(directory / f'{name}_{i}.JPEG', quality=90)
 
 

@@ -3,8 +3,11 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+
+from lib import compiled
 
 import chainer
 import numpy as np
@@ -12,13 +15,12 @@ import pytest
 from PIL import Image
 
 import models
-from lib import compiled
 
 LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 'validation/main/loss',
             'validation/main/accuracy', 'lr', 'alpha_sgd', 'alpha_rmsprop', 'images_per_sec',
             'iteration_time', 'allreduce_time', 'data_time'}
 OUTPUT = {'log', 'plan.json', 'timing.csv', 'checkpoint', 'model.npz', 'loss.png', 'accuracy.png',
-          'schedule.png'}
+          'schedule.png', 'finished'}
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -46,6 +48,13 @@ def test_timing_holds_every_iteration(finished):
     assert (rows[:, 1] > rows[:, 2] + rows[:, 3]).all()
 
 
+def test_losses_of_the_iterations_have_the_job_s_logged_mean(finished):
+    losses = np.loadtxt(finished[0] / 'timing.csv', delimiter=',', skiprows=1)[:, 4]
+    log = json.loads((finished[0] / 'log').read_text())
+    (middle, end), means = [row['iteration'] for row in log], [row['main/loss'] for row in log]
+    assert [losses[:middle].mean(), losses[middle:end].mean()] == pytest.approx(means, rel=1e-4)
+
+
 def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, small_data):
     model = models.ResNet8(3)
     chainer.serializers.load_npz(finished[0] / 'model.npz', model)
@@ -53,7 +62,7 @@ def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, sm
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     for label, name in enumerate(('ant', 'bee', 'cat')):
         for path in sorted((small_data[1] / name).iterdir()):
-            # 20 x 18 pixels: short side to round(16 * 256 / 224) = 18, so unchanged; the centre 16.
+            # 20 x 18 pixels: short side to round(16 * 256 / 224) = 18, so unchanged; the center 16.
             pixels = np.asarray(Image.open(path))[1:17, 2:18] / 255
             x = ((pixels - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
             with chainer.using_config('train', False), chainer.no_backprop_mode():
@@ -85,6 +94,44 @@ def test_resuming_a_finished_run_says_so_and_writes_lost_weights_again(train_int
     done = train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
     assert 'finished already' in done.stdout
     assert (finished[0] / 'model.npz').read_bytes() == weights
+
+
+def test_the_mark_of_the_end_holds_the_summary_and_comes_back_with_a_resume(train_into, finished):
+    mark = finished[0] / 'finished'
+    assert mark.read_text() in finished[1] and mark.read_text().startswith('accuracy')
+    told = mark.read_bytes()
+    mark.unlink()
+    train_into(finished[0], 2, '-B', '8', '-E', '2', '--resume', 'auto')
+    assert mark.read_bytes() == told
+
+
+def test_a_run_that_did_not_finish_has_no_mark_not_even_an_earlier_one(train, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'finished').write_text('of an earlier run\n')
+    # An overflow of float16 ends the training in its first iteration.
+    done = train(2, '-B', '8', '-E', '1', '--force', '--loss-scale', '1e9', check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / 'out' / 'finished').exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which('setpriv') is None, reason='root may read everything')
+@pytest.mark.parametrize('denied', ['checkpoint/iteration-00000010.npz', 'checkpoint'])
+def test_checkpoints_without_permission_end_the_resume_and_stay(finished, small_data, tmp_path, denied):
+    out = tmp_path / 'out'
+    shutil.copytree(finished[0], out)
+    before = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    mode = (out / denied).stat().st_mode
+    (out / denied).chmod(0)
+    as_user = ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--inh-caps=-all']
+    command = [sys.executable, 'train_imagenet.py', *small_data, '--arch', 'resnet8', '--insize', '16', '-j',
+               '0', '-B', '8', '-E', '2', '--virtual-workers', '2', '-o', out, '--resume', 'auto']
+    done = subprocess.run([*(as_user if os.getuid() == 0 else []), *command], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+    (out / denied).chmod(mode)
+    assert done.returncode == 2
+    line, = done.stderr.splitlines()
+    assert f'{denied}: cannot be read now (Permission denied)' in line
+    assert {path: path.read_bytes() for path in out.rglob('*') if path.is_file()} == before
 
 
 def test_resuming_another_job_spells_out_the_differences(train_into, finished):

@@ -1,31 +1,27 @@
 """Time one training step of a network on one core of a CPU: forward, backward and update, images given.
 
-    python jobs/bench/step.py [resnet8 resnet20 resnet50] [--side 32] [-B 32] [--vectors avx2]
+    python -m jobs.bench.step [resnet8 resnet20 resnet50] [--side 32] [-B 32] [--vectors avx2]
 
 Candidates: this program with the vectors of this machine (or of ``--vectors``, to which PyTorch is then
 held too); the same without compiled layers (``none``); Chainer's own convolution and batch normalization;
 and, where PyTorch is installed, the same network in its default layout with SGD and momentum. Times are CPU
 times and the candidates take turns, because other programs may be running; printed are medians, of the times
-and of the ratios within a turn.
+and of the ratios within a turn. Takes two minutes.
 """
 
 import argparse
 import contextlib
 import os
-import pathlib
-import sys
 import time
 
 os.environ.update(OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
+from lib import compiled, optimizers
 
-from lib import compiled, optimizers  # noqa: E402, I001  (before Chainer, which they make importable)
+import chainer.functions as F
+import chainer.links as L
+import numpy as np
 
-import chainer.functions as F  # noqa: E402
-import chainer.links as L  # noqa: E402
-import numpy as np  # noqa: E402
-
-import models  # noqa: E402
+import models
 
 SIDES = {'resnet8': 32, 'resnet20': 32, 'resnet50': 224}
 BATCHES = {'resnet8': 32, 'resnet20': 32, 'resnet50': 8}

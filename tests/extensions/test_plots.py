@@ -1,11 +1,13 @@
+import dataclasses
 import types
+
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
 
 import pytest
 from PIL import Image
 
 from extensions import Plots
-from lib.plan import Plan
-from lib.recipe import PUBLISHED
 
 PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
             n_train=64, n_val=0, data='', workers=1)
@@ -16,9 +18,24 @@ def trainer(iteration, log=()):
                                  get_extension=lambda name: types.SimpleNamespace(log=list(log)))
 
 
-@pytest.mark.parametrize('recipe', PUBLISHED.values())
-def test_schedule_is_drawn_at_the_start(tmp_path, recipe):
+def test_nothing_is_drawn_before_the_first_iteration(tmp_path):
     Plots(PLAN, tmp_path).initialize(trainer(0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('recipe', PUBLISHED.values())
+def test_schedule_is_drawn_when_the_first_curves_are_and_not_again(tmp_path, recipe):
+    plots = Plots(dataclasses.replace(PLAN, recipe=recipe), tmp_path)
+    plots(trainer(2))
+    assert Image.open(tmp_path / 'schedule.png').size == (768, 480)
+    (tmp_path / 'schedule.png').unlink()
+    plots(trainer(PLAN.iterations))
+    plots.finalize()
+    assert not (tmp_path / 'schedule.png').exists()
+
+
+def test_run_that_stops_in_its_first_epoch_has_its_schedule_drawn(tmp_path):
+    Plots(PLAN, tmp_path).finalize()
     assert Image.open(tmp_path / 'schedule.png').size == (768, 480)
 
 
@@ -41,6 +58,6 @@ def test_pictures_are_not_drawn_at_every_short_epoch_but_at_the_end(tmp_path):
 
 
 def test_full_disk_does_not_end_the_training(tmp_path, capsys):
-    (tmp_path / 'schedule.png.tmp').mkdir()
-    Plots(PLAN, tmp_path).initialize(trainer(0))
+    (tmp_path / 'schedule.png').mkdir()
+    Plots(PLAN, tmp_path).finalize()
     assert 'schedule.png was not written' in capsys.readouterr().err

@@ -3,11 +3,14 @@
 import pathlib
 import re
 
+from lib.run import devices
+
+import numpy as np
 import pytest
 from chainer.backends import cuda
 from chainer.testing import attr
 
-from lib import devices
+from jobs import gpu_check
 
 ON_CPU = pathlib.Path(__file__).resolve().parent / 'ranks_gpu_check.py'
 
@@ -26,6 +29,13 @@ def test_checks_pass_and_measure_with_the_cpu_in_the_gpu_s_place(mpirun, ranks):
     pattern = rf'resnet8, {ranks} x 32 images: \d+ images/s, .* ms an iteration \(forward and backward .*\)'
     assert re.fullmatch(pattern, measured)
     assert re.fullmatch(r'update: \d+ GB/s', update)
+
+
+@pytest.mark.parametrize('ranks', [8, 1024, 2048])
+def test_what_it_exchanges_adds_up_exactly_on_a_float16_wire(ranks):
+    given = np.stack([np.ravel(gpu_check.whole_gradients(rank, [50])) for rank in range(ranks)])
+    in_turn = np.add.accumulate(given.astype(np.float16))[-1]
+    assert np.array_equal(in_turn, given.sum(axis=0)) and abs(given).max() == 1
 
 
 @attr.gpu

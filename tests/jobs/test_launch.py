@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 
+from lib.run import arguments
+
 import pytest
 
 JOBS = pathlib.Path(__file__).resolve().parents[2] / 'jobs'
 SCRIPTS = ['launch.sh', 'paper_1024.sh', 'node_8gpu.sh', 'one_gpu.sh', 'sample_cpu.sh', 'paper_1024.slurm',
            'paper_1024.pbs']
 
-# Notes the arguments of each start, then ends with the next of `statuses`; `wait` means until told.
+# Notes the arguments of each start, then ends with the next of `statuses`; `wait` means until told, `lost` is
+# a status of 0 in the middle of the run, without its mark.
 FAKE_MPIRUN = '''#!/usr/bin/env bash
 if [[ $1 == --version ]]; then echo 'mpirun (Open MPI) 5.0.11'; exit; fi
 cd "$(dirname "$0")"
@@ -23,6 +26,8 @@ trap 'echo INT >> signals; exit 1' INT
 status=$(head -n 1 statuses)
 sed -i 1d statuses
 echo ready
+if [[ $status == lost ]]; then exit 0; fi
+if [[ $status == 0 ]]; then mkdir -p result; echo done > result/finished; fi
 if [[ $status == wait ]]; then read -r < never; fi
 if [[ $status == deaf ]]; then trap '' USR1; echo deaf; read -r < never; fi
 exit "$status"
@@ -49,8 +54,10 @@ def fake(tmp_path):
     return set_up
 
 
-def start(env, *arguments, script='launch.sh', **options):
-    return subprocess.Popen(['bash', str(JOBS / script), *arguments], env=env, text=True,
+def start(env, *arguments, script='launch.sh', cwd=None, **options):
+    # Where the stand-in leaves what a run leaves, so that the default --out is found there.
+    cwd = cwd or pathlib.Path(env.get('MPIRUN', __file__)).parent
+    return subprocess.Popen(['bash', str(JOBS / script), *arguments], env=env, text=True, cwd=cwd,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
@@ -73,11 +80,11 @@ def test_script_is_valid_bash(script):
     ('sample_cpu.sh', ['-np 2', '--oversubscribe', '--epoch 12']),
 ])
 def test_dry_run_prints_the_command_and_starts_nothing(script, expected, fake, tmp_path):
-    env = {**fake(), 'DRY_RUN': '1'}
+    env = {**fake(), 'DRY_RUN': '1', 'OPENBLAS_NUM_THREADS': '3'}
     done = subprocess.run(['bash', str(JOBS / script), '--seed', '3'], env=env, text=True, check=True,
                           cwd=JOBS.parent, stdout=subprocess.PIPE)
     command, = done.stdout.splitlines()
-    for part in [*expected, 'train_imagenet.py', '--seed 3', 'OPENBLAS_NUM_THREADS=']:
+    for part in [*expected, 'train_imagenet.py', '--seed 3', 'OPENBLAS_NUM_THREADS=3']:
         assert part in command
     assert not lines(tmp_path / 'calls')
 
@@ -103,10 +110,13 @@ def test_ranks_of_the_sample_run_come_from_the_environment(fake):
     assert '-np 3 ' in out and '--epoch 5' in out
 
 
-def test_one_thread_per_rank_when_ranks_fill_the_cores(fake):
-    process = start(fake(), '--dry-run', str(os.cpu_count()), '--')
-    out, _ = process.communicate(timeout=30)
-    assert 'OPENBLAS_NUM_THREADS=1 ' in out
+def test_threads_and_memory_are_the_programs_unless_the_user_has_set_them(fake):
+    env = {name: value for name, value in fake().items() if not name.startswith(('OPENBLAS_', 'MALLOC_'))}
+    for given, expected in [({}, False), ({'OPENBLAS_NUM_THREADS': '3', 'MALLOC_TOP_PAD_': '1'}, True)]:
+        process = start({**env, **given}, '--dry-run', '2', '--')
+        out, _ = process.communicate(timeout=30)
+        for name in ('OPENBLAS_NUM_THREADS', 'MALLOC_TOP_PAD_'):
+            assert (f'-x {name} ' in out) == expected
 
 
 def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_path):
@@ -114,10 +124,10 @@ def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_p
     process.communicate(timeout=30)
     assert process.returncode == 0
     first, *others = lines(tmp_path / 'calls')
-    assert '--force' in first and '--resume' not in first
+    assert '--force' in first and '--resume' not in first and '--wait' not in first
     assert len(others) == 2
     for call in others:
-        assert call.endswith('--epoch 3 --resume auto') and '--force' not in call
+        assert call.endswith('--epoch 3 --resume auto --wait') and '--force' not in call
 
 
 @pytest.mark.parametrize('status', [0, 1, 2, 134])
@@ -126,6 +136,49 @@ def test_other_statuses_pass_through_without_a_restart(status, fake, tmp_path):
     process.communicate(timeout=30)
     assert process.returncode == status
     assert len(lines(tmp_path / 'calls')) == 1
+
+
+@pytest.mark.parametrize('script, words', [('launch.sh', ['2', '--']), ('sample_cpu.sh', []),
+                                           ('paper_1024.sh', []), ('paper_1024.slurm', [])])
+def test_status_0_in_the_middle_of_a_run_is_not_believed(script, words, fake):
+    env = {**fake('lost'), 'OUT': 'result', 'SLURM_SUBMIT_DIR': str(JOBS.parent)}
+    process = start(env, *words, script=script)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert 'launch: status 0, but the run has left no result/finished' in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('out', [
+    ['--out', 'there'], ['--out=there'], ['-o', 'there'], ['-othere'], ['-o=there'],
+    ['-o', 'elsewhere', '--out', 'there']])
+def test_the_mark_is_looked_for_where_the_options_say(out, fake, tmp_path):
+    assert arguments.parse(out).out == 'there' and arguments.parse([]).out == 'result'
+    (tmp_path / 'there').mkdir()
+    for status in (1, 0):
+        process = start(fake('lost'), '2', '--', *out)
+        process.communicate(timeout=30)
+        assert process.returncode == status
+        (tmp_path / 'there' / 'finished').touch()
+
+
+def test_the_mark_of_a_run_given_up_does_not_count(fake, tmp_path):
+    (tmp_path / 'result').mkdir()
+    (tmp_path / 'result' / 'finished').touch()
+    process = start(fake('lost'), '2', '--', '--force')
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize('option', ['--plan', '--help', '-h'])
+def test_what_does_not_train_needs_no_mark_and_takes_none_away(option, fake, tmp_path):
+    process = start(fake('lost'), '2', '--', option)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    (tmp_path / 'result').mkdir()
+    (tmp_path / 'result' / 'finished').touch()
+    process = start(fake('lost'), '2', '--', '--force', option)
+    process.communicate(timeout=30)
+    assert process.returncode == 0 and (tmp_path / 'result' / 'finished').exists()
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
@@ -216,6 +269,15 @@ def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert 'told' in out
+
+
+@pytest.mark.parametrize('count, waits', [(None, False), ('0', False), ('2', True)])
+def test_requeued_job_waits_for_what_the_earlier_one_left_behind(count, waits, fake):
+    env = {**fake(), 'DRY_RUN': '1', **({} if count is None else {'SLURM_RESTART_COUNT': count})}
+    process = start(env, '--seed', '3', script='paper_1024.slurm', cwd=JOBS.parent)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert ('--seed 3 --wait' in out) == waits
 
 
 def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):

@@ -2,11 +2,12 @@
 
 import itertools
 
+from lib import compiled
+from lib.errors import UserError
+from lib.run import machine
+
 import numpy as np
 import pytest
-
-from lib import compiled, faults
-from lib.errors import UserError
 
 
 @pytest.fixture(params=compiled.available()[1:])
@@ -49,7 +50,7 @@ def test_the_widest_vectors_are_chosen_unless_the_environment_names_some(choose)
     for name in names:
         assert choose(name) == name
         assert (compiled.layers() is None) == (name == 'none')
-        assert faults.versions()['vectors'] == name
+        assert machine.versions()['vectors'] == name
 
 
 def test_vectors_that_the_machine_lacks_are_the_users_error(monkeypatch, choose):

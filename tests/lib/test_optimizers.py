@@ -1,8 +1,9 @@
 """RMSprop warm-up against float64 transcriptions of section A.1, and against Chainer's own optimizers."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import warnings
+
+from lib import optimizers
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 import chainer
 import chainer.links as L
@@ -11,9 +12,6 @@ import pytest
 from chainer.backends import cuda
 from chainer.optimizer_hooks import WeightDecay
 from chainer.testing import attr
-
-from lib import optimizers
-from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 HYPERPARAMETERS = dict(lr=0.1, alpha_sgd=0.3, alpha_rmsprop=0.002, mu1=0.9, mu2=0.99, eps=1e-8,
                        weight_decay=0.0)
@@ -360,7 +358,7 @@ def test_hyperparameters_of_one_parameter_override_the_optimizers():
     assert model.p1.array == pytest.approx(1 - 0.2)
 
 
-class Normalised(chainer.Chain):
+class Normalized(chainer.Chain):
     """Batch normalizations of all kinds, and a link that only shares their names."""
 
     def __init__(self):
@@ -375,7 +373,7 @@ class Normalised(chainer.Chain):
 
 
 def test_exemption_finds_batch_normalization_by_its_type():
-    model = Normalised()
+    model = Normalized()
     updater = RMSpropWarmup(0.1, weight_decay=0.5).setup(model)
     exempt_from_weight_decay(model)
     exempt = {name for name, param in model.namedparams() if param.update_rule.hyperparam.weight_decay == 0}
@@ -386,7 +384,7 @@ def test_exemption_finds_batch_normalization_by_its_type():
 
 
 def test_exemption_keeps_gamma_where_the_gradient_vanishes():
-    model = Normalised()
+    model = Normalized()
     updater = RMSpropWarmup(0.1, weight_decay=0.5).setup(model)
     exempt_from_weight_decay(model)
     weight = model.conv.W.array.copy()
@@ -401,7 +399,7 @@ def test_exemption_keeps_gamma_where_the_gradient_vanishes():
 
 def test_exemption_before_setup_is_refused():
     with pytest.raises(ValueError, match=r'call optimizer\.setup'):
-        exempt_from_weight_decay(Normalised())
+        exempt_from_weight_decay(Normalized())
 
 
 def saved_and_loaded(tmp_path, model, updater, restart):

@@ -1,10 +1,10 @@
 import subprocess
 import sys
 
+from lib import sharding
+
 import numpy as np
 import pytest
-
-from lib import sharding
 
 JOBS = [(1, 1, 7), (2, 3, 17), (3, 4, 10), (4, 8, 33), (5, 2, 100), (2, 8, 5), (7, 3, 64), (1, 32, 31)]
 
@@ -68,7 +68,7 @@ def test_two_processes_that_know_nothing_of_each_other_agree():
 
 
 def test_order_is_the_published_one():
-    # Fixed for ever: a resumed run must find the order it was started with.
+    # Fixed forever: a resumed run must find the order it was started with.
     assert sharding.permutation(0, 8, 0).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
 
 

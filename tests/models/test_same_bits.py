@@ -5,9 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 from lib import compiled
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STEPS = '''

@@ -1,0 +1,1 @@
+"""A run of the program: its options, processes, devices and output."""

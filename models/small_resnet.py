@@ -26,9 +26,8 @@ class BasicBlock(chainer.Chain):
             self.shortcut = shortcut(in_channels, out_channels, stride, rng)
 
     def forward(self, x):
-        h = F.relu(self.bn1(self.conv1(x)))
-        h = self.bn2(self.conv2(h))
-        return F.relu(h + self.shortcut(x))
+        h = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(h), residual=self.shortcut(x), relu=True)
 
 
 class SmallResNet(chainer.Chain):
@@ -75,7 +74,7 @@ class SmallResNet(chainer.Chain):
 
     def _stem(self, x):
         h = F.cast(x, self.conv1.W.dtype)
-        return F.relu(self.bn1(self.conv1(h)))
+        return self.bn1(self.conv1(h), relu=True)
 
     def _head(self, h):
         return self.fc(F.average(h, axis=(2, 3)))

@@ -5,9 +5,11 @@ import math
 from lib import constants
 from lib.errors import UserError
 
+import chainer
 import numpy as np
 import pytest
 
+import models
 from jobs import predict
 
 LEVEL = predict.Level(alpha=2e-6, beta=5e9)
@@ -48,6 +50,60 @@ def test_tree_has_logarithmic_latency_where_the_ring_has_linear():
     one_per_node = machine(node_size=1)
     assert predict.allreduce_seconds(1024, 0, one_per_node, 'tree') == pytest.approx(20 * LEVEL.alpha)
     assert predict.allreduce_seconds(1024, 0, one_per_node, 'ring') == pytest.approx(2046 * LEVEL.alpha)
+
+
+def test_the_stages_are_those_of_the_network():
+    network, seen = models.build('resnet50', 1000), []
+    x = np.zeros((1, 3, 224, 224), np.float32)
+    with chainer.using_config('train', False), chainer.no_backprop_mode(), CountMultiplyAdds() as counted:
+        for function, links in network.stages:
+            x = function(x)
+            seen.append(sum(link.count_params() for link in links))
+            counted.end_of_stage()
+    assert tuple(seen) == predict.STAGE_PARAMETERS
+    assert tuple(counted.stages) == predict.STAGE_MULTIPLY_ADDS
+
+
+class CountMultiplyAdds(chainer.LinkHook):
+    """Of convolutions and the classifier."""
+
+    name = 'CountMultiplyAdds'
+
+    def __init__(self):
+        self.stages, self._now = [], 0
+
+    def forward_postprocess(self, args):
+        if isinstance(args.link, (chainer.links.Convolution2D, chainer.links.Linear)):
+            self._now += args.link.W.size * int(np.prod(args.out.shape[2:]))
+
+    def end_of_stage(self):
+        self.stages.append(self._now)
+        self._now = 0
+
+
+def test_an_exchange_that_is_quicker_than_backward_leaves_its_last_part():
+    training = predict.Training()
+    end, during = (seconds(8, machine(compute=1.0), training) for seconds in (
+        predict.iteration_seconds, predict.overlapped_iteration_seconds))
+    last = sum(predict.STAGE_PARAMETERS[:3]) / sum(predict.STAGE_PARAMETERS) * training.wire_bytes
+    assert during == pytest.approx(1.0 + predict.allreduce_seconds(8, last, machine()))
+    assert end == pytest.approx(1.0 + predict.allreduce_seconds(8, training.wire_bytes, machine()))
+
+
+def test_an_exchange_that_takes_longer_than_backward_hides_what_is_computed_meanwhile():
+    slow = predict.Level(0.0, 1e3)
+    training = predict.Training()
+    during = predict.overlapped_iteration_seconds(8, machine(compute=1.0, intra=slow, inter=slow), training)
+    exchange = predict.allreduce_seconds(8, training.wire_bytes, machine(intra=slow))
+    first = sum(predict.STAGE_MULTIPLY_ADDS[4:]) / sum(predict.STAGE_MULTIPLY_ADDS)
+    assert during == pytest.approx(1 / 3 + 2 / 3 * first + exchange)
+
+
+def test_the_paper_s_training_with_an_exchange_during_backward_is_called_a_prediction(capsys):
+    assert predict.main([]) == 0
+    told = capsys.readouterr().out
+    assert 'Prediction for an exchange during backward, in parts of 17,013,736, 8,543,296 gradients' in told
+    assert 'not hidden' in told
 
 
 def test_training_time_adds_iterations_and_validations():

@@ -7,8 +7,8 @@
 The model has two levels, workers within a node and nodes. A step of an all-reduce costs alpha + bytes / beta
 on the level it crosses: alpha is the latency, beta the bandwidth. As in the paper nothing overlaps: an
 iteration is computation, then one all-reduce of all gradients. For the paper's cluster a last table predicts
-what the exchange during backward makes of it. Weak scaling: every worker has ``batch`` images. Takes a second;
-expect 717 s for the paper's 897.9 s with nominal link speeds, and what the model misses.
+what the exchange during backward makes of it. Weak scaling: every worker has ``batch`` images. Takes a
+second; expect 717 s for the paper's 897.9 s with nominal link speeds, and what the model misses.
 """
 
 import argparse

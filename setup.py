@@ -48,9 +48,10 @@ setuptools.setup(
             'nvidia-cudnn-cu12==8.9.*',          # quick convolutions; CuPy does not know cuDNN 9
             'nvidia-nccl-cu12>=2.16.5,<3',       # the exchange of gradients
         ],
-        # For GPUs that these do not know (Blackwell): no cuDNN, convolutions several times slower.
+        # For GPUs that these do not know (Blackwell): no cuDNN, slower convolutions.
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
+        'test-gpu': ['cupy-cuda12x>=13.6,<14'],  # over CUDA's stand-ins, tests/cuda_on_cpu
         'test': ['pytest>=7', 'ruff>=0.5'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },

@@ -157,8 +157,9 @@ def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=workers, virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
-        jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
-        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
+        tf32=args.tf32, jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip',
+        synthetic=args.synthetic, initmodel=args.initmodel,
+        max_iterations=TEST_ITERATIONS if args.test else None)
 
 
 def make_optimizer(plan, model):

@@ -55,6 +55,14 @@ def test_losses_of_the_iterations_have_the_job_s_logged_mean(finished):
     assert [losses[:middle].mean(), losses[middle:end].mean()] == pytest.approx(means, rel=1e-4)
 
 
+def test_functions_do_not_check_types_at_every_call(mpirun, tmp_path):
+    program = ('import train_imagenet, chainer\ntrain_imagenet.main()\n'
+               'print("types are checked:", chainer.config.type_check)')
+    done = mpirun(1, '-c', program, '--synthetic', '--arch', 'resnet8', '--insize', '16', '--test', '-b', '8',
+                  '--out', tmp_path / 'out')
+    assert done.stdout.endswith('types are checked: False\n')
+
+
 def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, small_data):
     model = models.ResNet8(3)
     chainer.serializers.load_npz(finished[0] / 'model.npz', model)

@@ -113,6 +113,8 @@ def _parser():
     add('--loss-scale', metavar='S', type=positive_number, default=1,
         help='scales the loss before backward, undone in float32')
     add('--dtype', choices=('float32', 'mixed16'), default='float32', help='precision of the computation')
+    add('--tf32', action='store_true',
+        help='multiply float32 in TF32 on GPUs that have it, from Ampere on: faster, less exact')
 
     group = parser.add_argument_group('input')
     add = group.add_argument

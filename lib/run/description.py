@@ -127,6 +127,8 @@ def _deviations_of_the_run(plan):
         found.append(f'loss scale: {plan.loss_scale:g}, undone in float32 after the all-reduce')
     if plan.dtype != 'float32':
         found.append(f'arithmetic: {plan.dtype} instead of float32')
+    elif plan.tf32:
+        found.append('arithmetic: GPUs that can, from Ampere on, multiply float32 rounded to TF32')
     if plan.jitter:
         found.append('augmentation: color jitter and lighting, which Goyal\'s text does not have')
     if plan.skip_bad_images:

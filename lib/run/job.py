@@ -75,7 +75,9 @@ def join(args, stack, stop_request):
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,
                                              args.virtual_workers, world)
-    device = devices.bind(name, comm)
+    device = devices.bind(name, comm, args.tf32)
     collectives.check_sum(comm, device.xp)
+    # Shapes are the program's own, and compared at every call of every function.
+    chainer.global_config.type_check = False
     chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
     return Job(comm, name, device, pool)

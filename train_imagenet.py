@@ -93,7 +93,8 @@ def make_plan(args, n_train, n_val, n_class, data, workers):
         virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
         jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
-        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
+        initmodel=args.initmodel, initmodel_skip=args.initmodel_skip,
+        max_iterations=TEST_ITERATIONS if args.test else None)
     return plan, model
 
 
@@ -108,7 +109,7 @@ def train(args, stack, stop_request):
 
     # Imported here, because they import Chainer's parts of MPI.
     from extensions import checkpointing
-    from lib import communicators, devices, faults, timing
+    from lib import communicators, devices, faults, timing, weights
     from lib.batch_statistics import BatchStatistics
     from lib.updater import WorkerUpdater
 
@@ -150,18 +151,19 @@ def train(args, stack, stop_request):
     found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
     start = found.iteration if found else 0
     if args.initmodel and not found:
-        first(checkpoint.load_model, args.initmodel, model,
+        first(weights.load, args.initmodel, model, args.initmodel_skip,
               lambda line: print(line, file=sys.stderr, flush=True))
     communicators.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = make_optimizer(plan, model)
     statistics = BatchStatistics(model, plan.virtual_workers)
+    network = weights.describe(plan, train_set.class_names, args.val_batchsize)
 
-    weights, mark = (os.path.join(args.out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    weights_path, mark = (os.path.join(args.out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
     if start >= plan.iterations:
-        if not first(os.path.exists, weights):  # stopped between the last checkpoint and the weights
+        if not first(os.path.exists, weights_path):  # stopped between the last checkpoint and the weights
             checkpoint.restore(found.arrays, model, optimizer)
-            first(write_last, weights, checkpoint.save_model, model)
+            first(write_last, weights_path, weights.save, model, network)
         if not first(os.path.exists, mark):
             first(write_last, mark, output.write_line, summary.describe(plan, found.description['log']))
         say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
@@ -176,7 +178,7 @@ def train(args, stack, stop_request):
     batches = everyone(images.training_batches, start)
     timer = timing.Timer(communicator == 'pure_nccl')
     updater = WorkerUpdater(plan, model, optimizer, comm, batches, statistics, timer, stop_request)
-    trainer = everyone(make_trainer, args, updater, statistics, images, versions)
+    trainer = everyone(make_trainer, args, updater, statistics, images, versions, network)
     if found:
         checkpointing.restore(found, trainer, statistics)
         say(comm, f'resumed from {found.path} at iteration {start}')
@@ -186,7 +188,7 @@ def train(args, stack, stop_request):
         if args.resume:
             say(comm, f'no checkpoint in {args.out}: starting afresh')
     first(output.write_json, os.path.join(args.out, 'plan.json'),
-          {**plan.as_dict(), 'software': versions, 'hardware': hardware})
+          {**plan.as_dict(), **network, 'software': versions, 'hardware': hardware})
     trainer.run(show_loop_exception_msg=False)
 
     if updater.stopping and updater.iteration < plan.iterations:
@@ -194,7 +196,7 @@ def train(args, stack, stop_request):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         say(comm, f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    first(write_last, weights, checkpoint.save_model, model)
+    first(write_last, weights_path, weights.save, model, network)
     told = summary.describe(plan, trainer.get_extension('LogReport').log)
     say(comm, told)
     first(write_last, mark, output.write_line, told)
@@ -214,10 +216,10 @@ def attempt(function):
     return lambda: result
 
 
-def write_last(path, write, content):
+def write_last(path, write, *content):
     """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
     try:
-        write(path, content)
+        write(path, *content)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
                         '--resume auto, which writes it from the last checkpoint') from None
@@ -236,7 +238,7 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, statistics, images, versions):
+def make_trainer(args, updater, statistics, images, versions, network):
     """Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     from chainer import training
 
@@ -271,7 +273,7 @@ def make_trainer(args, updater, statistics, images, versions):
     job_log = extensions.JobLog(comm, plan.virtual_workers, args.out, epoch_end)
     trainer.extend(job_log)
     trainer.extend(extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out,
-                                            versions), trigger=checkpoint_due)
+                                            versions, network), trigger=checkpoint_due)
     if watchdog:
         trainer.extend(extensions.Heartbeat(watchdog))
     if comm.rank != 0:

@@ -8,7 +8,7 @@ from lib.errors import UserError
 
 
 class Validation(training.Extension):
-    """Reports ``validation/main/loss`` and ``validation/main/accuracy`` of the whole job.
+    """Reports ``validation/main/loss``, ``.../accuracy`` and ``.../accuracy_top5`` of the whole job.
 
     Args:
         comm: ChainerMN communicator.

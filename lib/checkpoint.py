@@ -1,4 +1,4 @@
-"""Checkpoints: one file that describes the job, and the weights file a run leaves behind.
+"""Checkpoints: one file that describes the job.
 
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
@@ -36,6 +36,7 @@ _NAME = re.compile(r'iteration-(\d{8,})\.npz')
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'
+DIGEST_MEMBER = f'{_DIGEST}.npy'  # what a checkpoint has and weights have not
 _CHUNK = 1 << 20
 # What the system says of a path, or of a place in a file, that is wrong: no time will mend it.
 _WRONG_FILE = {None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL}
@@ -59,11 +60,11 @@ class UnreadableCheckpoint(UserError):
 
 
 def _unreadable(path, error):
-    return UnreadableCheckpoint(f'{path}: cannot be read now ({_reason(error)}) and is left as it is; see '
+    return UnreadableCheckpoint(f'{path}: cannot be read now ({reason(error)}) and is left as it is; see '
                                 'that it can be, or resume from another checkpoint with --resume PATH')
 
 
-def _reason(error):
+def reason(error):
     return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -142,6 +143,13 @@ def write(path, arrays, description):
         _write_member(archive, _DIGEST, np.asarray(digest.hexdigest()))
 
 
+def write_arrays(path, arrays):
+    """Writes an uncompressed ``.npz`` of ``arrays``, atomically and durably."""
+    with replacing(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            _write_member(archive, name, arrays[name])
+
+
 def _write_member(archive, name, array):
     with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
@@ -175,7 +183,7 @@ def _scan(path, keep):
         cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
         if isinstance(cause, MemoryError) or isinstance(cause, OSError) and cause.errno not in _WRONG_FILE:
             raise _unreadable(path, cause) from error
-        raise DamagedCheckpoint(path, _reason(error)) from error
+        raise DamagedCheckpoint(path, reason(error)) from error
 
 
 def _scan_unguarded(path, keep):
@@ -188,7 +196,7 @@ def _scan_unguarded(path, keep):
         raise ValueError('empty file')
     with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', f'{_DIGEST}.npy'} <= set(names):
+        if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', DIGEST_MEMBER} <= set(names):
             raise ValueError('not written by this program')
         for info in sorted(archive.infolist(), key=lambda info: info.filename[:-len('.npy')]):
             name, array = _read_member(archive, info, status.st_size)
@@ -454,7 +462,8 @@ class _Collector(chainer.Serializer):
         return value
 
 
-def _model_values(model, path=''):
+def model_values(model, path=''):
+    """Collects the live values of a network by path, copying none."""
     values = {}
     _Collector(values, path).save(model)
     return values
@@ -478,7 +487,7 @@ def _optimizer_values(optimizer):
     return values
 
 
-def _to_host(value):
+def to_host(value):
     """A copy in host memory, which training does not change any more."""
     return cuda.to_cpu(value) if isinstance(value, cuda.ndarray) else np.array(value)
 
@@ -495,8 +504,8 @@ def flatten(model, optimizer):
     Returns:
         dict of str to numpy.ndarray: Scalars as 0-d arrays.
     """
-    values = {**_model_values(model, 'model/'), **_optimizer_values(optimizer)}
-    return {name: _to_host(value) for name, value in values.items()}
+    values = {**model_values(model, 'model/'), **_optimizer_values(optimizer)}
+    return {name: to_host(value) for name, value in values.items()}
 
 
 def restore(arrays, model, optimizer):
@@ -510,10 +519,10 @@ def restore(arrays, model, optimizer):
     arrays = {name: array for name, array in arrays.items() if name.startswith(('model/', 'optimizer/'))}
     for path, param, rule in _update_rules(optimizer):
         _prepare_state(arrays, path, param, rule)
-    differences = _differences(arrays, {**_model_values(model, 'model/'), **_optimizer_values(optimizer)},
-                               same_dtype=True)
-    if differences:
-        raise UserError(f'the checkpoint does not fit this model: {differences}; '
+    found = differences(arrays, {**model_values(model, 'model/'), **_optimizer_values(optimizer)},
+                        same_dtype=True)
+    if found:
+        raise UserError(f'the checkpoint does not fit this model: {found}; '
                         'resume with the options of the run that wrote it')
     source = chainer.serializers.NpzDeserializer(arrays)
     source['model'].load(model)
@@ -539,7 +548,7 @@ def _prepare_state(arrays, path, param, rule):
         rule._init_states(param if rule._fp32_param is None else rule._fp32_param)
 
 
-def _differences(arrays, values, same_dtype):
+def differences(arrays, values, same_dtype):
     """One line on how a file's arrays differ from a program's values; empty when they fit."""
     phrases = []
     for name, value in sorted(values.items()):  # Chainer keeps names in sets, whose order changes
@@ -555,41 +564,3 @@ def _differences(arrays, values, same_dtype):
     shown = 3
     more = f' and {len(phrases) - shown} more' if len(phrases) > shown else ''
     return '; '.join(phrases[:shown]) + more
-
-
-def save_model(path, model):
-    """Writes a model's weights, atomically, as ``chainer.serializers.load_npz`` reads them."""
-    arrays = {name: _to_host(value) for name, value in _model_values(model).items()}
-    with replacing(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            _write_member(archive, name, arrays[name])
-
-
-def load_model(path, model, report=lambda line: None):
-    """Loads weights written by :func:`save_model` or ``chainer.serializers.save_npz``, without unpickling.
-
-    Values are cast to the model's dtypes (float32 weights into a float16 network). Weights without a format
-    get today's names: see :func:`lib.file_format.to_current`.
-
-    Args:
-        path: File.
-        model (chainer.Link): Network to fill.
-        report (callable): Called with one line if names of the file are not today's.
-
-    Raises:
-        UserError: The file is missing, no weights file or a newer version's, or its weights are another
-            network's.
-    """
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in npz.files}
-    except Exception as error:  # a damaged file may raise anything
-        reason = _reason(error)
-        raise UserError(f'{path}: not a weights file ({reason}); expected an .npz as a run leaves it in '
-                        'model.npz') from error
-    arrays = file_format.to_current(path, arrays, report=report)
-    differences = _differences(arrays, _model_values(model), same_dtype=False)
-    if differences:
-        raise UserError(f'{path}: weights of another network: {differences}; '
-                        'choose the --arch and the classes they were trained with')
-    chainer.serializers.NpzDeserializer(arrays).load(model)

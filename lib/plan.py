@@ -30,7 +30,8 @@ class Plan:
         jitter (bool): Whether colours are augmented.
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
-        initmodel (str or None): File of initial weights.
+        initmodel (str or None): Where the initial weights come from.
+        initmodel_skip (str or None): Layer that does not take them.
         max_iterations (int or None): Ends the run early, for tests.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     skip_bad_images: bool = False
     synthetic: bool = False
     initmodel: str = None
+    initmodel_skip: str = None
     max_iterations: int = None
 
     @property
@@ -151,7 +153,8 @@ class Plan:
         if self.insize != constants.INSIZE:
             found.append(f'input: {self.insize} pixels instead of {constants.INSIZE}')
         if self.initmodel:
-            found.append(f'start: from the weights of {self.initmodel}')
+            without = f', except {self.initmodel_skip}' if self.initmodel_skip else ''
+            found.append(f'start: from the weights of {self.initmodel}{without}')
         if self.synthetic:
             found.append('data: random pixels, nothing can be learnt')
         elif self.n_train != constants.IMAGENET_TRAIN or self.n_class != constants.IMAGENET_CLASSES:

@@ -40,7 +40,7 @@ setuptools.setup(
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
         'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch
-        'test': ['pytest>=7', 'ruff>=0.5'],
+        'test': ['pytest>=7', 'ruff>=0.5', 'safetensors>=0.4'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },
 )

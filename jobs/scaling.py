@@ -7,7 +7,9 @@
 For each number of processes runs ``train_imagenet.py``, on images made in memory unless TRAIN VAL are among
 the options after ``--``, and takes the times of every iteration after the warm-up. Writes ``scaling.csv`` and
 ``scaling.png``, and prints the table. What is measured already is kept: run again to continue. On a CPU every
-process has one BLAS thread, however many cores are idle: weak scaling compares like with like.
+process has one BLAS thread, however many cores are idle: weak scaling compares like with like. Takes the time
+of 110 iterations for each number of processes: seconds with ResNet-8, minutes with ResNet-50 on CPUs. Expect
+an efficiency of some 90 % while each process has a core, and half of it with two on each.
 """
 
 import argparse
@@ -19,11 +21,13 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
-
-from lib import arguments, datasets, devices, errors
-from lib.arguments import OneLineParser
+from lib import errors
+from lib.data import datasets
 from lib.errors import UserError
+from lib.run import arguments, devices
+from lib.run.arguments import OneLineParser
+
+import numpy as np
 
 LAUNCH = pathlib.Path(__file__).resolve().parent / 'launch.sh'
 MIN_ITERATIONS = 100  # the paper's averages are over 100 iterations (section 4)

@@ -3,9 +3,9 @@
     python -m lib.convert result resnet50.safetensors      # or .pth, where torch is installed
     python -m lib.convert resnet50.pth model.npz
 
-``.safetensors`` and ``.pth`` hold what ``torchvision.models.resnet50().load_state_dict`` takes, in float32. A
-network's description (:func:`lib.weights.describe`) travels in safetensors' metadata; a ``.pth`` has no place
-for it.
+``.safetensors`` and ``.pth`` hold what ``torchvision.models.resnet50().load_state_dict`` takes, in float32.
+What the network is of (:func:`lib.checkpoint.weights.describe`) travels in safetensors' metadata; a ``.pth``
+has no place for it.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import json
 import os
 import sys
 
+from lib import errors, file_format, files
+from lib.checkpoint import file, state, weights
+from lib.errors import UserError
+
 import numpy as np
 
-from lib import checkpoint, errors, file_format, weights
-from lib.errors import UserError
 from models.torchvision_names import torchvision_names
 
 _ARCHITECTURES = ('resnet50', 'resnet101', 'resnet152')
@@ -50,10 +52,10 @@ def convert(source, destination, arch=None, report=lambda line: None):
     """Write the weights in ``source`` to ``destination``, in the format that its suffix says.
 
     Args:
-        source (str): As for :func:`lib.weights.read`, or a file of torchvision's names.
+        source (str): As for :func:`lib.checkpoint.weights.read`, or a file of torchvision's names.
         destination (str): File with the suffix ``.npz``, ``.pth`` or ``.safetensors``.
         arch (str or None): Network, for weights that do not tell it.
-        report (callable): As for :func:`lib.weights.read`.
+        report (callable): As for :func:`lib.checkpoint.weights.read`.
 
     Raises:
         UserError: The source cannot be read or is none of the networks; the destination cannot be written.
@@ -87,7 +89,7 @@ def from_torchvision(path, arrays, description=None):
         description (dict or None): Travels on.
 
     Returns:
-        lib.weights.Weights: With the architecture told.
+        lib.checkpoint.weights.Weights: With the architecture told.
 
     Raises:
         UserError: They are of none of the networks.
@@ -115,20 +117,20 @@ def to_torchvision(model, arch):
     if arch not in _ARCHITECTURES:
         raise UserError(f'weights of {arch}, which torchvision does not have; expected those of '
                         f'{", ".join(_ARCHITECTURES)}')
-    values = checkpoint.model_values(model)
-    arrays = {theirs: checkpoint.to_host(values[ours]) for ours, theirs in torchvision_names(arch).items()}
+    values = state.model_values(model)
+    arrays = {theirs: state.to_host(values[ours]) for ours, theirs in torchvision_names(arch).items()}
     return {name: array.astype(np.float32 if array.ndim else np.int64) for name, array in arrays.items()}
 
 
 def _read_safetensors(path):
     safetensors = _package('safetensors')
     try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            metadata = file.metadata() or {}
+        with safetensors.safe_open(path, framework='numpy') as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+            metadata = opened.metadata() or {}
         return arrays, json.loads(metadata.get(_DESCRIPTION, 'null'))
     except Exception as error:  # a damaged file may raise anything
-        raise UserError(f'{path}: not read as safetensors ({checkpoint.reason(error)}); expected float32 or '
+        raise UserError(f'{path}: not read as safetensors ({file.reason_of(error)}); expected float32 or '
                         'float16 values') from error
 
 
@@ -136,8 +138,8 @@ def _write_safetensors(path, model, description):
     save = _package('safetensors.numpy').save
     arrays = to_torchvision(model, description['arch'])
     content = save(arrays, {'format': 'pt', _DESCRIPTION: json.dumps(description)})
-    with checkpoint.replacing(path) as file:
-        file.write(content)
+    with files.replacing(path) as opened:
+        opened.write(content)
 
 
 def _read_torch(path):
@@ -148,15 +150,15 @@ def _read_torch(path):
                 for name, value in values.items()}, None
     except Exception as error:
         raise UserError(f'{path}: not a state_dict as torch.save writes it '
-                        f'({checkpoint.reason(error)})') from error
+                        f'({file.reason_of(error)})') from error
 
 
 def _write_torch(path, model, description):
     torch = _package('torch')
     values = {name: torch.from_numpy(np.array(array))
               for name, array in to_torchvision(model, description['arch']).items()}
-    with checkpoint.replacing(path) as file:
-        torch.save(values, file)
+    with files.replacing(path) as opened:
+        torch.save(values, opened)
 
 
 def _package(name):

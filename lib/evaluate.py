@@ -12,24 +12,15 @@ import contextlib
 import os
 import sys
 
-import chainer
-
-from lib import (
-    arguments,
-    communicators,
-    datasets,
-    decoding,
-    devices,
-    errors,
-    faults,
-    launcher,
-    sharding,
-    validation,
-    weights,
-)
+from lib import errors, sharding, validation
+from lib.checkpoint import weights
+from lib.communication import collectives
+from lib.data import datasets, decoding
+from lib.data.batches import validation_batches
 from lib.errors import BadImage, TrainingFault, UserError
-from lib.image_pool import ImagePool
-from lib.loader import validation_batches
+from lib.run import arguments, devices, job, launcher
+
+import chainer
 
 _EPILOG = ('The weights of a run tell network, input size and classes themselves; --arch and --insize are '
            'for those of other programs.')
@@ -68,6 +59,9 @@ def _parser():
         help='processes per rank that decode images; 0 decodes in the evaluating process')
     add('-b', '--val-batchsize', type=arguments.integer(1), help='images per step (default: as in training)')
     add('--on-bad-image', choices=('error', 'skip'), default='error', help='what an undecodable image does')
+    # What a job is joined with, besides: nothing is exchanged but sums of validation.
+    parser.set_defaults(communicator=None, allreduce_grad_dtype='float32', loss_scale=1, virtual_workers=1,
+                        dtype='float32', loader='process', synthetic=False)
     return parser
 
 
@@ -78,51 +72,31 @@ def _are_images(paths):
 
 def measure(args, stack):
     """Print the accuracy and the loss on a validation set, as one of the processes of a job."""
-    pool, failure = None, None
-    try:  # processes that decode images start before MPI, which does not survive a fork on every network
-        pool = stack.enter_context(ImagePool(args.loaderjob))
-    except UserError as error:
-        failure = error
-
-    world = communicators.world()
-    faults.install_excepthook(world)
-    faults.raise_together(world, failure)
-
-    def everyone(function, *arguments):
-        """Call on every process; a failure of one is everyone's."""
-        return faults.collectively(world, lambda: function(*arguments))
-
-    def first(function, *arguments):
-        """Call on rank 0; the result, or the failure, is everyone's."""
-        return world.bcast(everyone(lambda: function(*arguments) if world.rank == 0 else None))
-
-    communicator = everyone(devices.choose_communicator)
-    comm = communicators.create_communicator(communicator, mpi_comm=world)
-    device = devices.bind(communicator, comm)
-    network = everyone(lambda: open_network(args) if world.rank == 0 else None)
-    description = world.bcast(network and network[0])
+    joined = job.join(args, stack)
+    comm = joined.comm
+    network = joined.everyone(lambda: open_network(args) if comm.rank == 0 else None)
+    description = comm.mpi_comm.bcast(network and network[0])
     model = network[1] if network else weights.build(description)
-    communicators.broadcast_model(comm, model)
-    model.to_device(device)
-    images = first(open_validation_set, args.what[0], args.root, description)
+    collectives.broadcast_model(comm, model)
+    model.to_device(joined.device)
+    images = joined.first(open_validation_set, args.what[0], args.root, description)
 
     batchsize = args.val_batchsize or description.get('val_batchsize', arguments.VAL_BATCHSIZE)
-    batches = validation_batches(pool, images, description['insize'],
+    batches = validation_batches(joined.pool, images, description['insize'],
                                  *sharding.block(comm.rank, comm.size, len(images)), batchsize,
                                  args.on_bad_image)
-    sums = everyone(validation.evaluate, model, batches)
-    communicators.sum_over_processes(comm, sums)
+    sums = joined.everyone(validation.evaluate, model, batches)
+    collectives.sum_over_processes(comm, sums)
     if not sums[-1]:
         raise UserError(f'{args.what[0]}: none of its images can be decoded; give another')
-    if comm.rank == 0:
-        print(summarize(sums), flush=True)
+    joined.say(summarize(sums))
 
 
 def open_network(args):
     """Read the weights that the options name.
 
     Returns:
-        tuple: Their completed description (:func:`lib.weights.complete`) and the network.
+        tuple: Their completed description (:func:`lib.checkpoint.weights.complete`) and the network.
     """
     found = weights.read(args.source, _say)
     description = weights.complete(found, args.arch, args.insize)

@@ -1,12 +1,13 @@
 """Validation by sums: exact for every number of images, processes and images per step."""
 
+from lib import sharding
+from lib.data import normalization
+
 import chainer
 import chainer.functions as F
 import numpy as np
 from chainer import backend
 from chainer.backends import cuda
-
-from lib import normalization, sharding
 
 TOP = 5  # answers that top-5 accuracy looks at
 
@@ -23,15 +24,17 @@ def evaluate(model, batches):
         (top-1), images whose label is among its first five (top-5, or all answers where classes are fewer),
         images.
     """
-    sums = np.zeros(4)
+    loss, top1, top5, count = 0.0, 0, 0, 0
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         for images, labels in batches:
             t = model.device.send(labels)
             y = _logits(model, images)
-            loss = F.softmax_cross_entropy(y, t, reduce='no').array.sum(dtype='float64')
             places = _places(y.array, t)
-            sums += [float(loss), int((places == 0).sum()), int((places < TOP).sum()), len(labels)]
-    return sums
+            loss += F.softmax_cross_entropy(y, t, reduce='no').array.sum(dtype='float64')
+            top1 += (places == 0).sum()
+            top5 += (places < TOP).sum()
+            count += len(labels)
+    return np.array([float(loss), float(top1), float(top5), count], np.float64)
 
 
 def _logits(model, images):

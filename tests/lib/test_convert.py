@@ -1,18 +1,18 @@
 """Weights to torchvision's names and back; against a network written in torch where that is installed."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import json
 import os
 import sys
+
+from lib import convert
+from lib.checkpoint import state, weights
+from lib.errors import UserError
 
 import chainer
 import numpy as np
 import pytest
 
 import models
-from lib import checkpoint, convert, weights
-from lib.errors import UserError
 from models.torchvision_names import torchvision_names
 
 DESCRIPTION = {'arch': 'resnet50', 'insize': 64, 'dtype': 'float32', 'n_class': 3,
@@ -24,7 +24,7 @@ DESCRIPTION = {'arch': 'resnet50', 'insize': 64, 'dtype': 'float32', 'n_class': 
 def model():
     """A ResNet-50 whose every value is drawn, so that none can take another's place."""
     network, bits = models.build('resnet50', 3), np.random.RandomState(0)
-    for name, value in sorted(checkpoint.model_values(network).items()):
+    for name, value in sorted(state.model_values(network).items()):
         if name.endswith(('/gamma', '/beta', '/avg_mean', '/avg_var')):
             value = getattr(value, 'array', value)
             value[...] = bits.uniform(0.5, 1.5, value.shape)
@@ -61,7 +61,7 @@ def test_there_and_back_gives_the_same_weights(file, tmp_path, suffix, package):
 
 
 def test_every_value_takes_torchvisions_name_with_it(model):
-    arrays, values = convert.to_torchvision(model, 'resnet50'), checkpoint.model_values(model)
+    arrays, values = convert.to_torchvision(model, 'resnet50'), state.model_values(model)
     assert arrays['layer3.5.bn2.running_var'] is not None
     for ours, theirs in torchvision_names('resnet50').items():
         np.testing.assert_array_equal(arrays[theirs], getattr(values[ours], 'array', values[ours]))
@@ -209,9 +209,9 @@ def test_torch_gives_the_same_logits(model, file, tmp_path, suffix):
     torch = pytest.importorskip('torch')
     path = tmp_path / f'resnet50.{suffix}'
     assert run(file, path) == 0
-    state = torch.load(path) if suffix == 'pth' else pytest.importorskip('safetensors.torch').load_file(path)
+    saved = torch.load(path) if suffix == 'pth' else pytest.importorskip('safetensors.torch').load_file(path)
     network = torch_resnet50(torch, 3)
-    network.load_state_dict(state)  # strict: no name is missing or left over
+    network.load_state_dict(saved)  # strict: no name is missing or left over
     network.eval()
     images = np.random.RandomState(1).normal(size=(2, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():

@@ -1,17 +1,17 @@
 """Evaluation of what a run has left, against the run's own validation."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import json
 import re
 import shutil
+
+from lib import evaluate
+from lib.checkpoint import weights
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import models
-from lib import evaluate, weights
 
 
 @pytest.fixture(scope='module')

@@ -3,11 +3,12 @@
 import hashlib
 import pathlib
 
+from lib.checkpoint import state
+
 import numpy as np
 import pytest
 
 import models
-from lib import checkpoint
 from models.torchvision_names import torchvision_names
 
 RESNET50 = pathlib.Path(__file__).with_name('torchvision_resnet50.txt')
@@ -18,7 +19,7 @@ DIGESTS = {'resnet101': 'fd5470308c73dfe652cc18dc0b9a8968be588a03801b18090fe7b3e
 
 def listed(arch):
     """``name shape`` of each of our values, by torchvision's names and in its order."""
-    values = checkpoint.model_values(models.build(arch, 1000))
+    values = state.model_values(models.build(arch, 1000))
     return ''.join(' '.join([theirs, *map(str, np.shape(values[ours]))]) + '\n'
                    for ours, theirs in torchvision_names(arch).items())
 
@@ -35,5 +36,5 @@ def test_deeper_networks_have_torchvisions_names_and_shapes(arch):
 @pytest.mark.parametrize('arch', ['resnet50', 'resnet101', 'resnet152'])
 def test_every_value_of_the_network_has_one_name(arch):
     names = torchvision_names(arch)
-    assert set(names) | {'format'} == set(checkpoint.model_values(models.build(arch, 10)))
+    assert set(names) | {'format'} == set(state.model_values(models.build(arch, 10)))
     assert len(set(names.values())) == len(names)

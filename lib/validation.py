@@ -101,7 +101,7 @@ def evaluate_share(plan, rank, model, statistics, batches):
 
 
 def means(sums):
-    """Mean loss, and accuracy in the first and in the first five answers.
+    """Return the mean loss, and the accuracy in the first and in the first five answers.
 
     Args:
         sums (numpy.ndarray): As ``evaluate`` returns.

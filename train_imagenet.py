@@ -125,14 +125,14 @@ def warn(line):
 
 
 def open_data(args, job):
-    """Return the training and validation set, the same on every process."""
+    """Open the training and the validation set, the same on every process."""
     if args.train is None and not args.synthetic:
         job.everyone(sample_set.ensure_sample_set)  # on every host
     return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
 
 
 def claim_output(args, job, stack):
-    """Lock the output directory, which the lock's ``stack`` gives back, and make it ready; on rank 0."""
+    """Lock the output directory until ``stack`` is closed, and make it ready; on rank 0."""
     job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
         lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     job.first(output.prepare, args.out, args.resume, args.force)
@@ -147,7 +147,7 @@ def make_model(args, n_class):
 
 
 def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
-    """Return the plan that follows from options, sizes and fingerprint of the data, and network."""
+    """Derive the plan that follows from options, sizes and fingerprint of the data, and network."""
     if args.test:
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
     return Plan(
@@ -209,7 +209,7 @@ def make_trainer(args, updater, data, versions, network):
 
 
 def watched(args, plan, epoch_end):
-    """Tell what people look at, with its triggers; on rank 0."""
+    """List what people look at, with its triggers; for rank 0."""
     return [
         (progress.table(), epoch_end),
         *([(progress.bar(), None)] if progress.on_terminal() else []),

@@ -48,6 +48,7 @@ def _parser():
         prog='python -m lib.evaluate', allow_abbrev=False, epilog=_EPILOG,
         formatter_class=arguments.HelpFormatter,
         description='Measure accuracy and loss on a validation set, or name what images show.')
+    parser.set_defaults(**vars(arguments.parse([])))  # a job is joined as a training with no options does
     add = parser.add_argument
     add('source', metavar='RUN|WEIGHTS|CHECKPOINT', help='--out of a run, its model.npz, or a checkpoint')
     add('what', metavar='VAL|IMAGE', nargs='+',
@@ -57,11 +58,9 @@ def _parser():
     add('--insize', type=arguments.integer(8), help='side of the input in pixels (default: as in training)')
     add('-j', '--loaderjob', type=arguments.integer(0), default=2,
         help='processes per rank that decode images; 0 decodes in the evaluating process')
-    add('-b', '--val-batchsize', type=arguments.integer(1), help='images per step (default: as in training)')
+    add('-b', '--val-batchsize', type=arguments.integer(1), default=None,
+        help='images per step (default: as in training)')
     add('--on-bad-image', choices=('error', 'skip'), default='error', help='what an undecodable image does')
-    # What a job is joined with, besides: nothing is exchanged but sums of validation.
-    parser.set_defaults(communicator=None, allreduce_grad_dtype='float32', loss_scale=1, virtual_workers=1,
-                        dtype='float32', loader='process', synthetic=False)
     return parser
 
 

@@ -51,8 +51,9 @@ setuptools.setup(
         # For GPUs that these do not know (Blackwell): no cuDNN, slower convolutions.
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
+        'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch
         'test-gpu': ['cupy-cuda12x>=13.6,<14'],  # over CUDA's stand-ins, tests/cuda_on_cpu
-        'test': ['pytest>=7', 'ruff>=0.5'],
+        'test': ['pytest>=7', 'ruff>=0.5', 'safetensors>=0.4'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },
 )

@@ -31,7 +31,8 @@ class Plan:
         jitter (bool): Whether colors are augmented.
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
-        initmodel (str or None): File of initial weights.
+        initmodel (str or None): Where the initial weights come from.
+        initmodel_skip (str or None): Layer that does not take them.
         max_iterations (int or None): Ends the run early, for tests.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     skip_bad_images: bool = False
     synthetic: bool = False
     initmodel: str = None
+    initmodel_skip: str = None
     max_iterations: int = None
 
     @property

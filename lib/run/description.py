@@ -110,7 +110,8 @@ def _deviations_of_the_run(plan):
     if plan.insize != constants.INSIZE:
         found.append(f'input: {plan.insize} pixels instead of {constants.INSIZE}')
     if plan.initmodel:
-        found.append(f'start: from the weights of {plan.initmodel}')
+        without = f', except {plan.initmodel_skip}' if plan.initmodel_skip else ''
+        found.append(f'start: from the weights of {plan.initmodel}{without}')
     if plan.synthetic:
         found.append('data: random pixels, nothing can be learned')
     elif plan.n_train != constants.IMAGENET_TRAIN or plan.n_class != constants.IMAGENET_CLASSES:

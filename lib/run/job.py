@@ -47,13 +47,14 @@ class Job:
             print(text, flush=True)
 
 
-def join(args, stack, stop_request):
+def join(args, stack, stop_request=None):
     """Join this process to its job. Called by every process; initializes MPI.
 
     Args:
         args (argparse.Namespace): The options.
         stack (contextlib.ExitStack): Closes in the end what has to be closed.
-        stop_request (lib.run.signals.StopRequest): Installed again, since MPI may set handlers of its own.
+        stop_request (lib.run.signals.StopRequest or None): Installed again, since MPI may set handlers of
+            its own.
 
     Returns:
         Job: With ``chainer.global_config.dtype`` set to the precision asked for.
@@ -70,7 +71,8 @@ def join(args, stack, stop_request):
         error = raised
     world = communicators.world()
     excepthook.install_excepthook(world)
-    stop_request.install()
+    if stop_request:
+        stop_request.install()
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,

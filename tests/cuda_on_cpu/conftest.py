@@ -141,18 +141,18 @@ def start(environment):
 
 @pytest.fixture(scope='session')
 def run(start, tmp_path_factory, small_data):
-    """``run(variant, ranks, {name: (options, faults)})``: the folder of the runs' output, and an ``Ended``.
+    """``run(variant, ranks, {name: (options, faults)}, **more)``: folder of the output, and an ``Ended``.
 
     Its ``statuses`` hold what each rank's run ended with, by the run's name. A run named ``x 2`` goes into
     the folder ``x``, where one named ``x 1`` may have stopped.
     """
-    def run(variant, ranks, runs):
+    def run(variant, ranks, runs, **more):
         folder = tmp_path_factory.mktemp('runs')
         communicator = 'pure_nccl' if variant else 'naive'
         common = [*small_data, '--arch', 'resnet8', '--insize', '16', '-j', '0', '-B', '8', '-E', '2',
                   '--communicator', communicator]
         described = [{'options': [*common, '--out', folder / re.sub(r' \d+$', '', name), *options],
-                      'faults': faults} for name, (options, faults) in runs.items()]
+                      'faults': faults, **more} for name, (options, faults) in runs.items()]
         job = start(variant, ranks, *described)
         out, err = job.communicate(timeout=TIMEOUT)
         statuses = collections.defaultdict(list)

@@ -20,7 +20,7 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-from lib import compiled, constants, errors, files, validation
+from lib import compiled, constants, errors, files, stages, validation
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import resume, state, weights
 from lib.communication import collectives
@@ -156,8 +156,7 @@ def make_plan(args, n_train, n_val, model, processes, fingerprint=''):
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * processes)
     return Plan(
         recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
-        n_class=model.fc.out_size,
-        stage_sizes=tuple(sum(link.count_params() for link in links) for _, links in model.stages),
+        n_class=model.fc.out_size, stage_sizes=stages.sizes(model),
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=count_workers(args, processes), processes=processes, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,

@@ -37,6 +37,11 @@ def parts(sizes, processes):
     return tuple(found)
 
 
+def sizes(model):
+    """Count the parameters of each stage of ``model``, first to last: a tuple of int."""
+    return tuple(sum(link.count_params() for link in links) for _, links in model.stages)
+
+
 def parameters(model):
     """List the parameters of each stage of ``model``, ``(name, chainer.Parameter)``, first stage to last."""
     return [[(f'/{link.name}{path}', param) for link in links for path, param in link.namedparams()]

@@ -2,7 +2,7 @@
 
 import sys
 
-from lib import constants
+from lib import constants, stages
 from lib.batch_statistics import BatchStatistics
 from lib.communication import collectives, communicators
 from lib.data.synthetic import SyntheticBatches
@@ -24,7 +24,7 @@ comm = communicators.create_communicator('naive', dtype)
 model = models.build('resnet8', 5, seed=comm.rank)  # different weights: the broadcast must make them equal
 collectives.broadcast_model(comm, model)
 plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
-            stage_sizes=(model.count_params(),), n_statistics=0, n_train=100, n_val=0, data='',
+            stage_sizes=stages.sizes(model), n_statistics=0, n_train=100, n_val=0, data='',
             workers=comm.size, processes=comm.size, batch=4, allreduce_grad_dtype=dtype)
 optimizer = RMSpropWarmup(*plan.hyperparameters(0), weight_decay=constants.WEIGHT_DECAY).setup(model)
 exempt_from_weight_decay(model)

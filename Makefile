@@ -17,10 +17,10 @@ lint: $(VENV)/.test
 	$(VENV)/bin/python -m ruff check .
 
 bench: $(VENV)/.bench
-	PYTHON=$(VENV)/bin/python jobs/bench.sh
+	PYTHON=$(VENV)/bin/python jobs/bench/run.sh
 
 soak: $(VENV)/.test
-	$(VENV)/bin/python jobs/soak.py
+	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
 	rm -rf $(VENV) build *.egg-info lib/_loops*.so

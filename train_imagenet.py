@@ -267,7 +267,8 @@ def make_trainer(args, updater, statistics, images, versions):
     if args.on_bad_image == 'skip':
         trainer.extend(extensions.SkippedImages(images.skipped, comm.rank), trigger=epoch_end)
     timing_path = os.path.join(args.out, 'timing.csv') if comm.rank == 0 else None
-    trainer.extend(extensions.IterationTimes(plan, updater.timer, timing_path), trigger=epoch_end)
+    trainer.extend(extensions.IterationTimes(comm, plan, updater.timer, timing_path, epoch_end,
+                                             checkpoint_due))
     job_log = extensions.JobLog(comm, plan.virtual_workers, args.out, epoch_end)
     trainer.extend(job_log)
     trainer.extend(extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out,

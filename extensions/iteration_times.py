@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes."""
+"""Where the time of an iteration goes, and the job's training loss in each."""
 
 import csv
 import os
@@ -7,9 +7,10 @@ import chainer
 import numpy as np
 from chainer import training
 
-from lib import output
+from lib import communicators, output
 
 COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
+_UNREAD = 1000  # losses that stay on the device at most
 
 
 class IterationTimes(training.Extension):
@@ -18,48 +19,75 @@ class IterationTimes(training.Extension):
     ``iteration_time`` holds data, computation, communication and update; ``allreduce_time`` (packing,
     exchange and unpacking of gradients) and ``data_time`` (waiting for images) are parts of it. In seconds,
     of this process; on a GPU measured by events. ``images_per_sec`` is that of the job during these
-    iterations, validation excluded.
+    iterations, validation excluded. ``loss`` is the training loss, mean over all workers.
+
+    Called on every process after every iteration. Rows are written before every checkpoint, so that a resumed
+    run has those of the iterations that it does not repeat; the losses of all of them are added up in one
+    all-reduce. Rows of a run that fails after it have no loss.
 
     Args:
+        comm: ChainerMN communicator.
         plan (lib.plan.Plan): The job.
         timer (lib.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
         path (str or None): Where to write; None writes nothing.
+        log_due, checkpoint_due (callable): Triggers of the log and of checkpoints, which are due with the log
+            too.
     """
 
     priority = training.PRIORITY_WRITER  # before the log reads
     default_name = 'IterationTimes'
 
-    def __init__(self, plan, timer, path=None):
+    def __init__(self, comm, plan, timer, path, log_due, checkpoint_due):
+        self._comm = comm
         self._plan = plan
         self._timer = timer
         self._path = path
+        self._log_due = log_due
+        self._checkpoint_due = checkpoint_due
         self._written_to = 0
+        self._losses = []
+        self._of_row = []
 
     def initialize(self, trainer):
         self._written_to = trainer.updater.iteration
         if self._path is not None:
-            self._append([('iteration', *COLUMNS), *self._rows_to_keep()], mode='w')
+            self._append([('iteration', *COLUMNS, 'loss'), *self._rows_to_keep()], mode='w')
 
     def _rows_to_keep(self):
         """Rows of the iterations that are not run again; a killed run may leave more, or half a row."""
         if not (self._written_to and os.path.exists(self._path)):
             return []
         with open(self._path, newline='') as file:
-            rows = [row for row in csv.reader(file) if len(row) == 1 + len(COLUMNS)]
+            rows = [row for row in csv.reader(file) if len(row) == 2 + len(COLUMNS)]
         return [row for row in rows if row[0].isdecimal() and int(row[0]) <= self._written_to]
 
     def __call__(self, trainer):
-        seconds = self._collect()
-        if not len(seconds):
-            return
-        means = seconds.mean(axis=0).tolist()
-        chainer.report({'images_per_sec': self._plan.total_batch / means[0], **dict(zip(COLUMNS, means))})
+        self._losses.append(trainer.observation['main/loss'])
+        if len(self._losses) % _UNREAD == 0:
+            self._losses = list(map(float, self._losses))
+        if self._checkpoint_due(trainer):
+            self._of_row.append(self._collect(self._mean_losses()))
+        if self._log_due(trainer):
+            means = np.concatenate(self._of_row).mean(axis=0).tolist()
+            self._of_row = []
+            chainer.report({'images_per_sec': self._plan.total_batch / means[0], **dict(zip(COLUMNS, means))})
 
     def finalize(self):
-        self._collect()
+        self._collect(np.empty(0))
 
-    def _collect(self):
-        """Times since the last call, float64 ``(iterations, 3)``."""
+    def _mean_losses(self):
+        """Means over all workers of the losses since the last call, float64 ``(iterations,)``."""
+        sums = self._plan.virtual_workers * np.array([1, *map(float, self._losses)], np.float64)
+        self._losses = []
+        communicators.sum_over_processes(self._comm, sums)
+        return sums[1:] / sums[0]
+
+    def _collect(self, losses):
+        """Write rows with ``losses``, as far as these go; return times since the last call.
+
+        Returns:
+            numpy.ndarray: float64 ``(iterations, 3)``.
+        """
         spent = self._timer.collect()
         iteration = np.array(spent.get('iteration', []), np.float64)
         allreduce = np.array(spent.get('allreduce', []), np.float64)
@@ -70,7 +98,9 @@ class IterationTimes(training.Extension):
         first = self._written_to + 1
         self._written_to += n
         if self._path is not None and n:
-            self._append([(first + i, *(f'{value:.6f}' for value in row)) for i, row in enumerate(seconds)])
+            losses = [f'{loss:.6g}' for loss in losses] + [''] * (n - len(losses))
+            self._append([(first + i, *(f'{value:.6f}' for value in row), losses[i])
+                          for i, row in enumerate(seconds)])
         return seconds
 
     def _append(self, rows, mode='a'):

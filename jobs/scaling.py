@@ -7,7 +7,9 @@
 For each number of processes runs ``train_imagenet.py``, on images made in memory unless TRAIN VAL are among
 the options after ``--``, and takes the times of every iteration after the warm-up. Writes ``scaling.csv`` and
 ``scaling.png``, and prints the table. What is measured already is kept: run again to continue. On a CPU every
-process has one BLAS thread, however many cores are idle: weak scaling compares like with like.
+process has one BLAS thread, however many cores are idle: weak scaling compares like with like. Takes the time
+of 110 iterations for each number of processes: seconds with ResNet-8, minutes with ResNet-50 on CPUs. Expect
+an efficiency of some 90 % while each process has a core, and half of it with two on each.
 """
 
 import argparse

@@ -76,7 +76,7 @@ def test_path_leads_somewhere(path):
 @pytest.mark.parametrize('option', sorted(set(re.findall(r'`(--[a-z-]+)', TEXT))))
 def test_option_exists(option):
     known = run([sys.executable, 'train_imagenet.py', '--help']).stdout
-    assert option in known or option in ('--dry-run', '--oversubscribe')
+    assert option in known or option in ('--dry-run', '--oversubscribe', '--bind-to')
 
 
 def test_every_public_name_of_the_table_exists():

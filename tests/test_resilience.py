@@ -1,4 +1,4 @@
-"""A job survives what happens to it: faults injected into real ranks, by jobs/fault_injection.py."""
+"""A job survives what happens to it: faults injected into real ranks, by jobs/faults/injection.py."""
 
 import collections
 import json
@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from jobs import fault_injection, soak
+from jobs.faults import injection, soak
 from lib import checkpoint
 
 HOST = re.escape(os.uname().nodename)
@@ -89,7 +89,7 @@ def runs(described, folder):
             ['free_disk', 0, 0], ['SIGTERM', 1, 4]])),
         ('forced', described('full at the stop', '--force', '--test')),
     ]
-    done = end_of(fault_injection.start(2, *(run for _, run in named)))
+    done = end_of(injection.start(2, *(run for _, run in named)))
     assert 'Traceback' not in done.err, done.err
     found = re.findall(r'run (\d+) on rank (\d): exit (\d+), iteration (\d+)', done.out)
     results = collections.defaultdict(dict)
@@ -127,9 +127,11 @@ def test_the_log_file_too_but_for_what_clocks_measure(runs, folder):
     assert logs[0] == logs[1] and len(logs[0]) == 3
 
 
-def test_every_iteration_of_a_stopped_run_is_timed_once(runs, folder):
-    rows = np.loadtxt(folder / 'stopped' / 'timing.csv', delimiter=',', skiprows=1)
+def test_every_iteration_of_a_stopped_run_is_timed_once_and_has_its_loss(runs, folder):
+    rows, uninterrupted = (np.loadtxt(folder / name / 'timing.csv', delimiter=',', skiprows=1)
+                           for name in ('stopped', 'paper'))
     assert rows[:, 0].tolist() == list(range(1, 16))
+    assert rows[:, 4].tolist() == uninterrupted[:, 4].tolist()
 
 
 def test_moving_averages_of_every_virtual_worker_come_back(runs, folder):
@@ -215,7 +217,7 @@ def on_one_process(runs, described, folder):
         checkpoint.path_of(folder / 'wide stopped', iteration).write_bytes(content)
     run = described('wide stopped', '--allreduce-grad-dtype', 'float32', '--virtual-workers', '2', '--resume',
                     'auto')
-    done = subprocess.run([sys.executable, 'train_imagenet.py', *run['options']], cwd=fault_injection.ROOT,
+    done = subprocess.run([sys.executable, 'train_imagenet.py', *run['options']], cwd=injection.ROOT,
                           text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
@@ -246,8 +248,8 @@ def killed(described, folder):
     """A run whose ranks are killed four times: what each start printed."""
     def start(number, last, *faults):
         notes = folder / f'killed {number}'
-        job = fault_injection.start(2, described('killed', '--checkpoint-interval', '1', '--resume', 'auto',
-                                                 faults=faults, notes=str(notes)))
+        job = injection.start(2, described('killed', '--checkpoint-interval', '1', '--resume', 'auto',
+                                           faults=faults, notes=str(notes)))
         return end_of(job, lambda: soak.last_iteration(notes) == last)
 
     ends = [start(0, 1, ['SIGKILL', 1, 2]), start(1, 2, ['kill_before_rename', 0, 3])]
@@ -267,9 +269,9 @@ def test_a_run_killed_four_times_is_the_uninterrupted_one_byte_for_byte(runs, ki
     assert not list((folder / 'killed').rglob('*partial*'))
 
 
-def test_times_of_a_killed_run_hold_no_iteration_twice(killed, folder):
+def test_times_of_a_killed_run_hold_every_iteration_once(killed, folder):
     rows = np.loadtxt(folder / 'killed' / 'timing.csv', delimiter=',', skiprows=1)
-    assert (np.diff(rows[:, 0]) > 0).all() and rows[-1, 0] == 15
+    assert rows[:, 0].tolist() == list(range(1, 16))
 
 
 def test_nothing_is_lost_beyond_the_interval_and_the_checkpoint_being_written(killed):
@@ -296,7 +298,7 @@ def test_random_kills(small_data, tmp_path):
 ])
 def test_one_ranks_fault_ends_the_job(described, folder, kind, rank, iteration, options, message):
     notes = folder / f'notes {kind}'
-    job = fault_injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
+    job = injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
                                              notes=str(notes)))
     end = end_of(job, lambda: not iteration or soak.last_iteration(notes) == iteration - 1)
     assert end.status == 1
@@ -321,7 +323,7 @@ def stopped_well(end, out):
 
 def test_sigusr1_to_mpirun_stops_every_rank_at_the_same_iteration(folder, small_data):
     notes = folder / 'notes mpirun'
-    job = fault_injection.start(2, dict(options=long(folder, small_data, 'mpirun'), notes=str(notes)))
+    job = injection.start(2, dict(options=long(folder, small_data, 'mpirun'), notes=str(notes)))
     assert soak.wait_for(lambda: soak.last_iteration(notes) > 1, 60, job)
     job.send_signal(signal.SIGUSR1)
     end = end_of(job)
@@ -334,7 +336,7 @@ def test_sigusr1_to_mpirun_stops_every_rank_at_the_same_iteration(folder, small_
 def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small_data, name):
     out = folder / f'launched {name}'
     job = subprocess.Popen(
-        ['bash', str(fault_injection.ROOT / 'jobs' / 'launch.sh'), '2', '--',
+        ['bash', str(injection.ROOT / 'jobs' / 'launch.sh'), '2', '--',
          *long(folder, small_data, out.name)], text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env={
             **os.environ, 'PYTHON': sys.executable, 'OMPI_ALLOW_RUN_AS_ROOT': '1',
@@ -360,14 +362,14 @@ def beside_a_live_run(described, folder):
         return {path: path.read_bytes() for path in (folder / 'live').rglob('*') if path.is_file()}
 
     notes = folder / 'live notes'
-    live = fault_injection.start(1, described('live', '--checkpoint-interval', '1', faults=[['stall', 0, 4]],
-                                              notes=str(notes)))
+    live = injection.start(1, described('live', '--checkpoint-interval', '1', faults=[['stall', 0, 4]],
+                                        notes=str(notes)))
     try:
         assert soak.wait_for(lambda: soak.last_iteration(notes) == 3, 120, live)
         assert soak.wait_for(lambda: checkpoint.path_of(folder / 'live', 3).exists(), 120, live)
         before = files()
-        second = end_of(fault_injection.start(2, described('live', '--force'),
-                                              described('live', '--resume', 'auto')))
+        second = end_of(injection.start(2, described('live', '--force'),
+                                        described('live', '--resume', 'auto')))
         return soak.processes_of(live), second, before, files()
     finally:
         soak.kill(live, 'all', None)
@@ -392,7 +394,7 @@ def test_second_start_leaves_a_live_runs_files_alone_even_with_force(beside_a_li
 
 def test_a_directory_that_cannot_be_written_is_said_at_once(described, folder):
     (folder / 'a file').write_text('')
-    end = end_of(fault_injection.start(1, described('a file')))
+    end = end_of(injection.start(1, described('a file')))
     assert end.status == 2
     assert f'--out {folder / "a file"}: cannot be written' in end.err
     assert end.err.count('train_imagenet.py: ') == 1

@@ -46,6 +46,13 @@ def test_timing_holds_every_iteration(finished):
     assert (rows[:, 1] > rows[:, 2] + rows[:, 3]).all()
 
 
+def test_losses_of_the_iterations_have_the_job_s_logged_mean(finished):
+    losses = np.loadtxt(finished[0] / 'timing.csv', delimiter=',', skiprows=1)[:, 4]
+    log = json.loads((finished[0] / 'log').read_text())
+    (middle, end), means = [row['iteration'] for row in log], [row['main/loss'] for row in log]
+    assert [losses[:middle].mean(), losses[middle:end].mean()] == pytest.approx(means, rel=1e-4)
+
+
 def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, small_data):
     model = models.ResNet8(3)
     chainer.serializers.load_npz(finished[0] / 'model.npz', model)

@@ -1,10 +1,11 @@
 """Time one update of ResNet-50's 25.6 million parameters, in 161 arrays, on one core of a CPU.
 
-    python jobs/bench_optimizer.py
+    python -m jobs.bench.optimizer
 
 The floor is a single C loop over the same arrays, compiled here with ``cc``; without a compiler the ratios
 are to Chainer's MomentumSGD. Times are CPU times and the candidates take turns, because other programs may be
-running; printed are medians, of the times and of the ratios within a turn. No other programs are needed.
+running; printed are medians, of the times and of the ratios within a turn. Takes 10 seconds; expect
+1.0 to 1.3 times the floor. No other programs are needed.
 """
 
 import argparse
@@ -12,19 +13,16 @@ import ctypes
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import time
 
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from lib import optimizers  # noqa: I001  (before Chainer, which it makes importable)
 
-from lib import optimizers  # noqa: E402, I001  (before Chainer, which it makes importable)
+import chainer
+import numpy as np
 
-import chainer  # noqa: E402
-import numpy as np  # noqa: E402
-
-from models import ResNet50  # noqa: E402
+from models import ResNet50
 
 HYPERPARAMETERS = dict(lr=1e-3, alpha_sgd=0.3, alpha_rmsprop=1e-3, mu1=0.9, mu2=0.99, eps=1e-8)
 

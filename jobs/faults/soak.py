@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Kill a training again and again, let it continue, and compare it with one that was never stopped.
 
-    python jobs/soak.py [--kills 50] [--out DIR] [--seed 0]
+    python -m jobs.faults.soak [--kills 50] [--out DIR] [--seed 0]
 
 SIGKILL comes at random moments, between the start of the processes and the end of an iteration, to one rank,
 to mpirun or to all at once; with ``--checkpoint-interval 1`` many kills meet a checkpoint half written. After
@@ -22,11 +21,8 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from jobs import fault_injection  # noqa: E402
-from lib import checkpoint, errors, sample_set  # noqa: E402
+from jobs.faults import injection
+from lib import checkpoint, errors, sample_set
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -129,7 +125,7 @@ class Soak:
 
     def _start(self, out):
         self._notes.write_text('')
-        return fault_injection.start(self._ranks, {'options': [*self._options, out], 'notes': self._notes})
+        return injection.start(self._ranks, {'options': [*self._options, out], 'notes': self._notes})
 
     def run(self, kills):
         """The uninterrupted run, the one that is killed, and the comparison."""

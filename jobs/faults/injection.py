@@ -1,11 +1,11 @@
 """train_imagenet.py with faults at chosen iterations: what tests and ``soak.py`` start on every rank.
 
-    mpirun -np 2 python jobs/fault_injection.py '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}, ...]'
+    mpirun -np 2 python -m jobs.faults.injection '[{"options": [...], "faults": [["SIGTERM", 1, 5]]}]'
 
 Each run has the program's options, its faults, ``[kind, rank, iteration]`` (a signal's name or a function of
 this file; iterations count from 1, the fault comes before that iteration computes anything, 0 is the set-up),
 and, if given, a file ``notes`` to which rank 0 adds the number of each iteration when it is done. Pictures,
-which take a second each, are drawn if ``pictures`` is true.
+which take a second each, are drawn if ``pictures`` is true. A run takes seconds.
 Runs follow each other in the same processes, which saves starting them; each rank prints the exit status of
 each run and ends with that of the last.
 """
@@ -24,7 +24,7 @@ import threading
 import types
 from unittest import mock
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 # Starting
@@ -45,7 +45,8 @@ def start(ranks, *runs):
     """
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1',
                        OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1')
-    return subprocess.Popen(mpirun(ranks, __file__, json.dumps(runs, default=str)), cwd=ROOT, env=environment,
+    command = mpirun(ranks, '-m', 'jobs.faults.injection', json.dumps(runs, default=str))
+    return subprocess.Popen(command, cwd=ROOT, env=environment,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, start_new_session=True)
 
@@ -184,5 +185,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Measures the parts whose speed matters, against what else could do their work, as ratios within one run:
+# the optimizer's update, the exchange of gradients on 2 and 4 ranks, and the input. `make bench` runs it.
+# Takes a minute or two; what to expect is in README.md, "Measured". PHOTOGRAPHS, a directory of JPEG files,
+# replaces the generated ones.
+
+# shellcheck source-path=SCRIPTDIR source=../environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
+set_environment
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+set -e
+PHOTOGRAPHS=${PHOTOGRAPHS:+$(realpath "$PHOTOGRAPHS")}
+cd "$ROOT"
+
+"$PYTHON" -m jobs.bench.optimizer
+for ranks in 2 4; do
+    echo
+    "$MPIRUN" --oversubscribe --bind-to none -np "$ranks" "$PYTHON" -m jobs.bench.exchange
+done
+echo
+"$PYTHON" -m jobs.bench.input ${PHOTOGRAPHS:+"$PHOTOGRAPHS"}

@@ -47,26 +47,26 @@ read_hosts() {
 }
 
 # What a launcher's daemon leaves behind when it is killed: shared memory that no process maps any more, and
-# the directory of a process that is no more.
-# shellcheck disable=SC2016  # for the host's own shell
+# the directory of a process that is no more. Without a single quote, for the host's shell.
 _TIDY='for f in /dev/shm/sm_segment.*; do
-    [ -O "$f" ] && ! grep -qsF "$f" /proc/[0-9]*/maps && rm -f "$f"
-done
+    [ -O "$f" ] && ! grep -qsF "$f" /proc/[0-9]*/maps && rm -f "$f"; done;
 for d in "${TMPDIR:-/tmp}"/prted.*; do
-    [ -O "$d" ] && ! [ -e "/proc/${d##*.}" ] && rm -rf "$d"
-done
+    [ -O "$d" ] && ! [ -e "/proc/${d##*.}" ] && rm -rf "$d"; done;
 true'
 
 # silent_hosts: prints those that do not answer; on those that do, tidies up after a job that has ended.
 silent_hosts() {
     local host own
-    own=" $(hostname) $(hostname -s) $(hostname -f 2>/dev/null) $(hostname -I 2>/dev/null) localhost 127.0.0.1 "
+    own=" localhost 127.0.0.1 $(hostname) $(hostname -s) $(hostname -f 2>/dev/null) $(hostname -I 2>/dev/null) "
     for host in ${HOSTS[@]+"${HOSTS[@]}"}; do
         if [[ $own == *" $host "* ]]; then
             sh -c "$_TIDY" &>/dev/null
         else
-            (timeout --kill-after=1 "$ANSWER_SECONDS" "${_remote[@]}" "$host" "$_TIDY" </dev/null &>/dev/null ||
-                echo "$host") &
+            (
+                timeout --kill-after=1 "$ANSWER_SECONDS" "${_remote[@]}" "$host" "sh -c '${_TIDY//$'\n'/ }'" \
+                    </dev/null &>/dev/null
+                case $? in 124|137|255) echo "$host" ;; esac  # too late; ssh's own status
+            ) &
         fi
     done
     wait

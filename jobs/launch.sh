@@ -134,6 +134,8 @@ _span_hosts() {
         --prtemca oob_tcp_keepalive_time 10
         --prtemca oob_tcp_keepalive_intvl 5
         --prtemca oob_tcp_keepalive_probes 3)
+    # A rank that lost its peer waits with the abort until that peer's host has told what became of it.
+    [[ $given == *mpi_abort_delay* ]] || command+=(--mca mpi_abort_delay 2)
     # Docker gives each host a network of its own, under one address everywhere.
     [[ $given == *btl_tcp_if_* ]] || command+=(--mca btl_tcp_if_exclude lo,docker0)
 }
@@ -259,9 +261,9 @@ launch() {
         # A rank 0 that was cut off holds --out until it ends itself.
         set -- ${again[@]+"${again[@]}"} --resume auto --wait
     done
-    # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10):
-    # nothing was trained since the last checkpoint.
-    if [[ -n $ASKED && ( $status == 138 || $status == 10 ) ]]; then status=$EXIT_STOPPED; fi
+    # A rank asked before it had its handler dies of the signal (Open MPI says 128 + 10, MPICH says 10), and Open
+    # MPI asked before all its daemons were there says 250: nothing was trained since the last checkpoint.
+    if [[ -n $ASKED ]]; then case $status in 138|10|250) status=$EXIT_STOPPED ;; esac; fi
     return "$status"
 }
 

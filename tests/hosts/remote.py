@@ -57,7 +57,12 @@ def run(caller):
 def call(host, command):
     """Pass the output on; return the exit status, 255 when the connection ends before."""
     told = b''
-    with socket.create_connection((host, PORT)) as connection:
+    try:
+        connection = socket.create_connection((host, PORT))
+    except OSError as error:
+        print(f'{host}: {error}', file=sys.stderr)
+        return 255
+    with connection:
         connection.sendall(command.replace('\n', ' ').encode() + b'\n')
         while True:
             piece = connection.recv(1 << 16)

@@ -273,8 +273,9 @@ def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path
 
 @pytest.mark.parametrize('count, waits', [(None, False), ('0', False), ('2', True)])
 def test_requeued_job_waits_for_what_the_earlier_one_left_behind(count, waits, fake):
-    env = {**fake(), 'DRY_RUN': '1', **({} if count is None else {'SLURM_RESTART_COUNT': count})}
-    process = start(env, '--seed', '3', script='paper_1024.slurm', cwd=JOBS.parent)
+    env = {**fake(), 'DRY_RUN': '1', 'SLURM_SUBMIT_DIR': str(JOBS.parent),
+           **({} if count is None else {'SLURM_RESTART_COUNT': count})}
+    process = start(env, '--seed', '3', script='paper_1024.slurm')
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert ('--seed 3 --wait' in out) == waits
@@ -333,7 +334,7 @@ def test_a_killed_script_leaves_a_stop_request(fake, tmp_path):
 def silent(tmp_path, monkeypatch):
     """The file that names the hosts which do not answer."""
     agent = tmp_path / 'agent'
-    agent.write_text('#!/bin/sh\ncd "$(dirname "$0")"\n! grep -qx "$1" silent\n')
+    agent.write_text('#!/bin/sh\ncd "$(dirname "$0")"\nif grep -qx "$1" silent; then exit 255; fi\n')
     agent.chmod(0o755)
     monkeypatch.setenv('PRTE_MCA_plm_ssh_agent', str(agent))
     (tmp_path / 'silent').touch()

@@ -7,7 +7,7 @@ setuptools.setup(
     version='1.0.0',
     description='ResNet-50 on ImageNet with minibatches of 32k (Akiba, Suzuki, Fukuda 2017), on Chainer',
     python_requires='>=3.9',
-    packages=['lib', 'lib.run', 'models', 'extensions', 'jobs', 'jobs.ablation'],
+    packages=setuptools.find_packages(include=['lib', 'lib.*', 'models', 'extensions', 'jobs', 'jobs.*']),
     py_modules=['train_imagenet'],
     # One pass over memory where NumPy makes several; without a C compiler NumPy gives the same bits, later.
     # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.

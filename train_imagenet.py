@@ -19,22 +19,26 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-from lib import (  # before NumPy: see lib.run.environment
-    arguments,
-    checkpoint,
-    constants,
-    errors,
-    job_input,
-    launcher,
-    output,
-    sample_set,
-    summary,
-)
+from lib import constants, errors, files, validation
+from lib.batch_statistics import BatchStatistics
+from lib.checkpoint import resume, state
+from lib.communication import collectives
+from lib.data import input, sample_set
 from lib.errors import TrainingFault, UserError
-from lib.loader import ImagePool
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
-from lib.run import lock
-from lib.signals import StopRequest
+from lib.run import arguments, description, launcher, lock, machine, output
+from lib.run.job import join
+from lib.run.signals import StopRequest
+from lib.run.timing import Timer
+from lib.run.watchdog import StallWatchdog
+from lib.updater import WorkerUpdater
+
+from chainer import training
+
+import extensions
+import models
+from extensions import progress
 
 # Length of --test: training, and validation of every process.
 TEST_ITERATIONS = 4
@@ -59,42 +63,17 @@ def show_plan(args):
     """Print the plan of this job, or of another, and touch nothing; return the exit status."""
     if launcher.launched_rank() == 0:
         if args.train is not None:
-            train_set, val_set = job_input.open_sets(args.train, args.val, args.root)
-            sizes = len(train_set), len(val_set), train_set.n_class
+            train_set, val_set = input.open_sets(args.train, args.val, args.root)
+            n_train, n_val, n_class = len(train_set), len(val_set), train_set.n_class
         elif args.n_train is not None or args.synthetic:
-            sizes = constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, constants.IMAGENET_CLASSES
+            n_train, n_val = constants.IMAGENET_TRAIN, constants.IMAGENET_VAL
+            n_class = constants.IMAGENET_CLASSES
         else:
-            sizes = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
+            n_train, n_val, n_class = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
         workers = args.workers or launcher.launched_size() * args.virtual_workers
-        plan, _ = make_plan(args, args.n_train or sizes[0], *sizes[1:], data='', workers=workers)
-        print(plan.describe())
+        plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), workers)
+        print(description.describe(plan))
     return errors.EXIT_FINISHED
-
-
-def make_plan(args, n_train, n_val, n_class, data, workers):
-    """The plan that follows from the options and the data, and the network that it is about."""
-    import chainer
-    import numpy as np
-
-    import models
-    from lib.batch_statistics import BatchStatistics
-
-    chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
-    on_sample_set = args.train is None and args.n_train is None and not args.synthetic
-    arch = args.arch or ('resnet8' if on_sample_set else 'resnet50')
-    model = models.build(arch, n_class, args.seed)
-    recipe = arguments.chosen_recipe(args)
-    models.set_batch_normalization_decay(model, recipe.bn_decay)
-    test_images = TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers
-    plan = Plan(
-        recipe=recipe, arch=arch, insize=args.insize or model.insize, n_class=n_class,
-        n_parameters=model.count_params(), n_statistics=BatchStatistics(model).size,
-        n_train=n_train, n_val=min(n_val, test_images) if args.test else n_val, data=data, workers=workers,
-        virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
-        allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
-        jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
-        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
-    return plan, model
 
 
 def train(args, stack, stop_request):
@@ -102,131 +81,87 @@ def train(args, stack, stop_request):
 
     What has to be closed in the end goes on ``stack``.
     """
-    # Processes that decode images start before MPI, which does not survive a fork on every network.
-    pool = attempt(lambda: stack.enter_context(
-        ImagePool(0 if args.synthetic else args.loaderjob, args.loader)))
-
-    # Imported here, because they import Chainer's parts of MPI.
-    from extensions import checkpointing
-    from lib import communicators, devices, faults, timing
-    from lib.batch_statistics import BatchStatistics
-    from lib.updater import WorkerUpdater
-
-    world = communicators.world()
-    faults.install_excepthook(world)
-    stop_request.install()  # again, since MPI may have set handlers of its own
-
-    def everyone(function, *arguments):
-        """Call on every process; a failure of one is everyone's."""
-        return faults.collectively(world, lambda: function(*arguments))
-
-    def first(function, *arguments):
-        """Call on rank 0; the result, or the failure, is everyone's."""
-        return world.bcast(everyone(lambda: function(*arguments) if world.rank == 0 else None))
-
-    pool = everyone(pool)
-
-    # One process per device, joined by a communicator.
-    communicator = everyone(devices.choose_communicator, args.communicator)
-    comm = communicators.create_communicator(communicator, args.allreduce_grad_dtype, args.loss_scale,
-                                             args.virtual_workers, world)
-    device = devices.bind(communicator, comm)
-    communicators.check_sum(comm, device.xp)
-
-    # Data, network and plan, the same on every process.
-    if args.train is None and not args.synthetic:
-        everyone(sample_set.ensure_sample_set)  # on every host
-    train_set, val_set = first(job_input.open_sets, args.train, args.val, args.root, args.synthetic,
-                               args.n_train)
-    plan, model = make_plan(args, len(train_set), len(val_set), train_set.n_class,
-                            data=f'{train_set.fingerprint()} {val_set.fingerprint()}',
-                            workers=comm.size * args.virtual_workers)
-    versions = faults.versions()
-    faults.check_job(comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
-    everyone(lambda: world.rank == 0 and stack.enter_context(
+    job = join(args, stack, stop_request)
+    train_set, val_set = open_data(args, job)
+    model = make_model(args, train_set.n_class)
+    plan = make_plan(args, len(train_set), len(val_set), model, job.comm.size * args.virtual_workers,
+                     f'{train_set.fingerprint()} {val_set.fingerprint()}')
+    versions = machine.versions()
+    machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
         lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
-    first(output.prepare, args.out, args.resume, args.force)
+    job.first(output.prepare, args.out, args.resume, args.force)
 
-    found = checkpointing.load(args.resume, args.out, comm, plan) if args.resume else None
-    start = found.iteration if found else 0
+    found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
     if args.initmodel and not found:
-        first(checkpoint.load_model, args.initmodel, model,
-              lambda line: print(line, file=sys.stderr, flush=True))
-    communicators.broadcast_model(comm, model)
-    model.to_device(device)
+        job.first(state.load_model, args.initmodel, model, warn)
+    collectives.broadcast_model(job.comm, model)
+    model.to_device(job.device)
     optimizer = make_optimizer(plan, model)
+    if found and found.iteration >= plan.iterations:
+        return finish_again(job, plan, args.out, found, model, optimizer)
+
+    hardware = machine.describe(job.device, job.comm)
+    job.say('\n'.join([description.describe(plan), ', '.join(map(' '.join, versions.items())), hardware,
+                       *machine.notes(job.communicator)]))
+    job.first(output.clear, args.out, [errors.FINISHED_MARK])
+    images = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
+                         args.on_bad_image)
     statistics = BatchStatistics(model, plan.virtual_workers)
-
-    weights, mark = (os.path.join(args.out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
-    if start >= plan.iterations:
-        if not first(os.path.exists, weights):  # stopped between the last checkpoint and the weights
-            checkpoint.restore(found.arrays, model, optimizer)
-            first(write_last, weights, checkpoint.save_model, model)
-        if not first(os.path.exists, mark):
-            first(write_last, mark, output.write_line, summary.describe(plan, found.description['log']))
-        say(comm, f'{found.path}: finished already, all {plan.iterations} iterations are done')
-        return errors.EXIT_FINISHED
-    hardware = devices.describe(device, comm)
-    say(comm, '\n'.join([plan.describe(), ', '.join(f'{name} {value}' for name, value in versions.items()),
-                         hardware, *devices.notes(communicator)]))
-
-    # Training.
-    first(output.clear, args.out, [errors.FINISHED_MARK])
-    images = job_input.Input(plan, comm.rank, pool, train_set, val_set, args.val_batchsize, args.on_bad_image)
-    batches = everyone(images.training_batches, start)
-    timer = timing.Timer(communicator == 'pure_nccl')
-    updater = WorkerUpdater(plan, model, optimizer, comm, batches, statistics, timer, stop_request)
-    trainer = everyone(make_trainer, args, updater, statistics, images, versions)
+    updater = WorkerUpdater(
+        plan, model, optimizer, job.comm,
+        job.everyone(images.training_batches, found.iteration if found else 0), statistics,
+        Timer(job.communicator == 'pure_nccl'), stop_request)
+    trainer = job.everyone(make_trainer, args, updater, statistics, images, versions)
     if found:
-        checkpointing.restore(found, trainer, statistics)
-        say(comm, f'resumed from {found.path} at iteration {start}')
+        resume.restore(found, trainer, statistics)
+        job.say(f'resumed from {found.path} at iteration {found.iteration}')
         found = None  # its arrays are large
     else:
-        first(output.clear, args.out)
+        job.first(output.clear, args.out)
         if args.resume:
-            say(comm, f'no checkpoint in {args.out}: starting afresh')
-    first(output.write_json, os.path.join(args.out, 'plan.json'),
-          {**plan.as_dict(), 'software': versions, 'hardware': hardware})
-    trainer.run(show_loop_exception_msg=False)
-
-    if updater.stopping and updater.iteration < plan.iterations:
-        if trainer.get_extension('Checkpointing').failed:
-            raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
-        say(comm, f'stopped at iteration {updater.iteration}; continue with --resume auto')
-        return errors.EXIT_STOPPED
-    first(write_last, weights, checkpoint.save_model, model)
-    told = summary.describe(plan, trainer.get_extension('LogReport').log)
-    say(comm, told)
-    first(write_last, mark, output.write_line, told)
-    return errors.EXIT_FINISHED
+            job.say(f'no checkpoint in {args.out}: starting afresh')
+    job.first(files.write_json, os.path.join(args.out, 'plan.json'),
+              {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
+    return run(job, plan, args.out, trainer)
 
 
-def attempt(function):
-    """Call now, and give a function that returns the result, or raises what was raised, later."""
-    try:
-        result = function()
-    except UserError as raised:
-        error = raised
-
-        def fail():
-            raise error
-        return fail
-    return lambda: result
+def warn(line):
+    """Print on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def write_last(path, write, content):
-    """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
-    try:
-        write(path, content)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
-                        '--resume auto, which writes it from the last checkpoint') from None
+def open_data(args, job):
+    """Training and validation set, the same on every process."""
+    if args.train is None and not args.synthetic:
+        job.everyone(sample_set.ensure_sample_set)  # on every host
+    return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+
+
+def make_model(args, n_class):
+    """The network that the options name, with its initial weights."""
+    on_sample_set = args.train is None and args.n_train is None and not args.synthetic
+    model = models.build(args.arch or ('resnet8' if on_sample_set else 'resnet50'), n_class, args.seed)
+    models.set_batch_normalization_decay(model, arguments.chosen_recipe(args).bn_decay)
+    return model
+
+
+def make_plan(args, n_train, n_val, model, workers, data=''):
+    """The plan that follows from the options, the sizes and fingerprint of the data, and the network."""
+    if args.test:
+        n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
+    return Plan(
+        recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
+        n_class=model.fc.out_size, n_parameters=model.count_params(),
+        n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=data, workers=workers,
+        virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
+        allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
+        jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
+        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
 
 
 def make_optimizer(plan, model):
     """The paper's optimizer, with Goyal's weight decay on all but batch normalization's gamma and beta."""
-    from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
-
     first = plan.hyperparameters(0)
     optimizer = RMSpropWarmup(*first, weight_decay=constants.WEIGHT_DECAY)
     optimizer.setup(model)
@@ -238,19 +173,11 @@ def make_optimizer(plan, model):
 
 def make_trainer(args, updater, statistics, images, versions):
     """Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
-    from chainer import training
-
-    import extensions
-    from extensions import progress
-    from lib import faults, validation
-
     plan, comm, model = updater.plan, updater.comm, updater.model
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
-    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
-
-    watchdog = faults.StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
+    watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
         for batch in images.validation_batches(start, stop):
@@ -258,40 +185,75 @@ def make_trainer(args, updater, statistics, images, versions):
                 watchdog.beat()
             yield batch
 
-    # On every process, in the order in which they act after an iteration.
-    trainer.extend(extensions.RecipeSchedule(plan, optimizer))
-    trainer.extend(extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance),
-                   trigger=checkpoint_due)
-    trainer.extend(extensions.Validation(comm, lambda: validation.evaluate_share(
-        plan, comm.rank, model, statistics, validation_batches)), trigger=epoch_end)
-    if args.on_bad_image == 'skip':
-        trainer.extend(extensions.SkippedImages(images.skipped, comm.rank), trigger=epoch_end)
-    timing_path = os.path.join(args.out, 'timing.csv') if comm.rank == 0 else None
-    trainer.extend(extensions.IterationTimes(comm, plan, updater.timer, timing_path, epoch_end,
-                                             checkpoint_due))
     job_log = extensions.JobLog(comm, plan.virtual_workers, args.out, epoch_end)
-    trainer.extend(job_log)
-    trainer.extend(extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out,
-                                            versions), trigger=checkpoint_due)
-    if watchdog:
-        trainer.extend(extensions.Heartbeat(watchdog))
-    if comm.rank != 0:
-        return trainer
-
-    # What people look at.
-    trainer.extend(progress.table(), trigger=epoch_end)
-    if progress.on_terminal():
-        trainer.extend(progress.bar())
-    trainer.extend(extensions.Plots(plan, args.out), trigger=epoch_end)
-    if args.tensorboard:
-        trainer.extend(extensions.TensorBoard(args.out), trigger=epoch_end)
+    timing_path = os.path.join(args.out, 'timing.csv') if comm.rank == 0 else None
+    # In the order in which they act after an iteration: what reports, the log, who reads it, the checkpoint.
+    acting = [
+        (extensions.RecipeSchedule(plan, optimizer), None),
+        (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),
+        (extensions.Validation(comm, lambda: validation.evaluate_share(
+            plan, comm.rank, model, statistics, validation_batches)), epoch_end),
+        *([(extensions.SkippedImages(images.skipped, comm.rank), epoch_end)] if plan.skip_bad_images else []),
+        (extensions.IterationTimes(comm, plan, updater.timer, timing_path, epoch_end, checkpoint_due), None),
+        (job_log, None),
+        *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),
+        *(watched(args, plan, epoch_end) if comm.rank == 0 else []),
+        (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions),
+         checkpoint_due),
+    ]
+    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
+    for place, (extension, trigger) in enumerate(acting):
+        trainer.extend(extension, trigger=trigger, priority=-place)  # the highest acts first
     return trainer
 
 
-def say(comm, text):
-    """Print on rank 0, at once."""
-    if comm.rank == 0:
-        print(text, flush=True)
+def watched(args, plan, epoch_end):
+    """What people look at, with its triggers; on rank 0."""
+    return [
+        (progress.table(), epoch_end),
+        *([(progress.bar(), None)] if progress.on_terminal() else []),
+        (extensions.Plots(plan, args.out), epoch_end),
+        *([(extensions.TensorBoard(args.out), epoch_end)] if args.tensorboard else []),
+    ]
+
+
+def run(job, plan, out, trainer):
+    """Train to the end, or until asked to stop; return the exit status."""
+    trainer.run(show_loop_exception_msg=False)
+    updater = trainer.updater
+    if updater.stopping and updater.iteration < plan.iterations:
+        if trainer.get_extension('Checkpointing').failed:
+            raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
+        job.say(f'stopped at iteration {updater.iteration}; continue with --resume auto')
+        return errors.EXIT_STOPPED
+    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    job.first(write_last, weights, state.save_model, updater.model)
+    summary = description.summarize(plan, trainer.get_extension('LogReport').log)
+    job.say(summary)
+    job.first(write_last, mark, files.write_line, summary)
+    return errors.EXIT_FINISHED
+
+
+def finish_again(job, plan, out, found, model, optimizer):
+    """Say that the run has finished; write what it was stopped before, behind its last checkpoint."""
+    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    if not job.first(os.path.exists, weights):
+        state.restore(found.arrays, model, optimizer)
+        job.first(write_last, weights, state.save_model, model)
+    if not job.first(os.path.exists, mark):
+        job.first(write_last, mark, files.write_line,
+                  description.summarize(plan, found.description['log']))
+    job.say(f'{found.path}: finished already, all {plan.iterations} iterations are done')
+    return errors.EXIT_FINISHED
+
+
+def write_last(path, write, content):
+    """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
+    try:
+        write(path, content)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
+                        '--resume auto, which writes it from the last checkpoint') from None
 
 
 if __name__ == '__main__':

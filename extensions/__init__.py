@@ -1,6 +1,6 @@
 """Chainer trainer extensions."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+import lib  # noqa: F401  (makes Chainer importable)
 
 from extensions.averaged_statistics import AveragedStatistics
 from extensions.checkpointing import Checkpointing

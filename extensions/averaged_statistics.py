@@ -10,7 +10,6 @@ class AveragedStatistics(training.Extension):
     statistics, which the updater binds again.
     """
 
-    priority = training.PRIORITY_WRITER + 50  # before validation
     default_name = 'AveragedStatistics'
 
     def __init__(self, statistics, comm, variance='mean'):

@@ -7,7 +7,7 @@ class Heartbeat(training.Extension):
     """Beats after every iteration.
 
     Args:
-        watchdog (lib.faults.StallWatchdog): Ends the job when the beats stop.
+        watchdog (lib.run.excepthook.StallWatchdog): Ends the job when the beats stop.
     """
 
     default_name = 'Heartbeat'

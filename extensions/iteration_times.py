@@ -3,11 +3,12 @@
 import csv
 import os
 
+from lib import files
+from lib.communication import collectives
+
 import chainer
 import numpy as np
 from chainer import training
-
-from lib import communicators, output
 
 COLUMNS = ('iteration_time', 'allreduce_time', 'data_time')
 _UNREAD = 1000  # losses that stay on the device at most
@@ -28,13 +29,12 @@ class IterationTimes(training.Extension):
     Args:
         comm: ChainerMN communicator.
         plan (lib.plan.Plan): The job.
-        timer (lib.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
+        timer (lib.run.timing.Timer): With ``iteration``, ``allreduce`` and, once per worker, ``data``.
         path (str or None): Where to write; None writes nothing.
         log_due, checkpoint_due (callable): Triggers of the log and of checkpoints, which are due with the log
             too.
     """
 
-    priority = training.PRIORITY_WRITER  # before the log reads
     default_name = 'IterationTimes'
 
     def __init__(self, comm, plan, timer, path, log_due, checkpoint_due):
@@ -79,7 +79,7 @@ class IterationTimes(training.Extension):
         """Means over all workers of the losses since the last call, float64 ``(iterations,)``."""
         sums = self._plan.virtual_workers * np.array([1, *map(float, self._losses)], np.float64)
         self._losses = []
-        communicators.sum_over_processes(self._comm, sums)
+        collectives.sum_over_processes(self._comm, sums)
         return sums[1:] / sums[0]
 
     def _collect(self, losses):
@@ -104,7 +104,7 @@ class IterationTimes(training.Extension):
         return seconds
 
     def _append(self, rows, mode='a'):
-        output.try_to(_write_rows, self._path, rows, mode)
+        files.try_to(_write_rows, self._path, rows, mode)
 
 
 def _write_rows(path, rows, mode):

@@ -2,11 +2,11 @@
 
 import os
 
-import numpy as np
-from chainer import training
-from chainer.training import extensions
+from lib import files
+from lib.communication import collectives
 
-from lib import communicators, output
+import numpy as np
+from chainer.training import extensions
 
 _AVERAGED = ('main/loss', 'main/accuracy')
 _UNREAD = 1000  # iterations whose values stay on the device at most
@@ -22,7 +22,6 @@ class JobLog(extensions.LogReport):
     Called on every process, each of which plays ``workers`` workers; rank 0 writes.
     """
 
-    priority = training.PRIORITY_READER
     default_name = 'LogReport'  # the name by which Chainer's PrintReport finds it
 
     def __init__(self, comm, workers, out, trigger):
@@ -60,7 +59,7 @@ class JobLog(extensions.LogReport):
     def _append_row(self, trainer):
         sums = self.sums
         self._sums[:] = 0
-        communicators.sum_over_processes(self._comm, sums)
+        collectives.sum_over_processes(self._comm, sums)
         minibatches, *totals = sums.tolist()
         updater = trainer.updater
         row = {'epoch': updater.epoch_detail, 'iteration': updater.iteration,
@@ -70,4 +69,4 @@ class JobLog(extensions.LogReport):
                    if key not in _AVERAGED)
         self._log.append(row)
         if self._comm.rank == 0:
-            output.try_to(output.write_json, self._path, self._log)
+            files.try_to(files.write_json, self._path, self._log)

@@ -3,10 +3,10 @@
 import os
 import time
 
+from lib import files
+
 import numpy as np
 from chainer import training
-
-from lib import output
 
 _SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
 
@@ -17,7 +17,6 @@ class Plots(training.Extension):
     For rank 0. Not before the first iteration, for which all other ranks would wait.
     """
 
-    priority = training.PRIORITY_READER - 50  # after the log has its row
     default_name = 'Plots'
 
     def __init__(self, plan, out):
@@ -47,7 +46,7 @@ class Plots(training.Extension):
         from matplotlib import figure  # takes half a second to import
         picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
         draw(picture)
-        output.try_to(output.write, os.path.join(self._out, name),
+        files.try_to(files.write, os.path.join(self._out, name),
                       lambda file: picture.savefig(file, format='png'), 'wb')
 
 

@@ -12,7 +12,6 @@ class RecipeSchedule(training.Extension):
     """
 
     trigger = (1, 'iteration')
-    priority = training.PRIORITY_WRITER + 100  # reports before anything reads
     default_name = 'RecipeSchedule'
 
     def __init__(self, plan, optimizer):

@@ -16,7 +16,6 @@ class SkippedImages(training.Extension):
         rank (int): This process.
     """
 
-    priority = training.PRIORITY_WRITER
     default_name = 'SkippedImages'
 
     def __init__(self, skipped, rank):

@@ -1,8 +1,8 @@
 """The log as TensorBoard event files, through tensorboardX."""
 
-from chainer import training
-
 from lib.errors import UserError
+
+from chainer import training
 
 
 class TensorBoard(training.Extension):
@@ -12,7 +12,6 @@ class TensorBoard(training.Extension):
         UserError: If tensorboardX is not installed.
     """
 
-    priority = training.PRIORITY_READER - 50  # after the log has its row
     default_name = 'TensorBoard'
 
     def __init__(self, out):

@@ -1,10 +1,11 @@
 """Validation of the whole job, exact (``lib.validation``)."""
 
+from lib import validation
+from lib.communication import collectives
+from lib.errors import UserError
+
 import chainer
 from chainer import training
-
-from lib import communicators, faults, validation
-from lib.errors import UserError
 
 
 class Validation(training.Extension):
@@ -15,7 +16,6 @@ class Validation(training.Extension):
         evaluate_share (callable): Evaluates this process's share and returns its sums (``lib.validation``).
     """
 
-    priority = training.PRIORITY_WRITER
     default_name = 'Validation'
 
     def __init__(self, comm, evaluate_share):
@@ -28,8 +28,8 @@ class Validation(training.Extension):
             sums = self._evaluate_share()
         except UserError as raised:
             error = raised
-        if communicators.agree(self._comm, error is not None)[0]:
-            faults.raise_together(self._comm.mpi_comm, error)
-        communicators.sum_over_processes(self._comm, sums)
+        if collectives.agree(self._comm, error is not None)[0]:
+            collectives.raise_together(self._comm.mpi_comm, error)
+        collectives.sum_over_processes(self._comm, sums)
         means = validation.means(sums)
         chainer.report({f'validation/main/{name}': value for name, value in means.items()})

@@ -17,16 +17,20 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import devices, errors  # noqa: E402, I001  (before Chainer, which it makes importable)
+from lib import constants, errors  # noqa: E402
+from lib.batch_statistics import BatchStatistics  # noqa: E402
+from lib.communication import collectives, communicators, wire  # noqa: E402
+from lib.data import normalization  # noqa: E402
+from lib.optimizers import RMSpropWarmup  # noqa: E402
+from lib.run import arguments, devices, launcher, machine, timing  # noqa: E402
+from lib.updater import WorkerUpdater  # noqa: E402
 
 import chainer  # noqa: E402
 import chainer.links as L  # noqa: E402
 import numpy as np  # noqa: E402
 from chainer.backends import cuda  # noqa: E402
 
-from lib import arguments, communicators, constants, launcher, normalization, timing, wire  # noqa: E402
-from lib.batch_statistics import BatchStatistics  # noqa: E402
-from lib.optimizers import RMSpropWarmup  # noqa: E402
+import train_imagenet  # noqa: E402
 
 WARM_UP = 5  # iterations in which cuDNN tries its algorithms and CuPy compiles
 REPEATS = 20
@@ -138,14 +142,10 @@ CHECKS = check_update, check_normalisation, check_statistics, check_exchange
 
 def train(device, comm, arch, insize, iterations):
     """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
-    import train_imagenet
-    from lib.updater import WorkerUpdater
-
     args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize)])
-    plan, model = train_imagenet.make_plan(
-        args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, constants.IMAGENET_CLASSES, data='',
-        workers=comm.size)
-    communicators.broadcast_model(comm, model)
+    model = train_imagenet.make_model(args, constants.IMAGENET_CLASSES)
+    plan = train_imagenet.make_plan(args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, model, comm.size)
+    collectives.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = train_imagenet.make_optimizer(plan, model)
     optimizer.lr = 0.0  # the images are noise: measured, not learnt
@@ -208,8 +208,8 @@ def main():
         if comm.rank == 0:
             print(text, flush=True)
 
-    say(devices.describe(device, comm))
-    for note in devices.notes(communicator):
+    say(machine.describe(device, comm))
+    for note in machine.notes(communicator):
         say(note)
     agree = True
     for check in CHECKS:

@@ -17,12 +17,13 @@ import itertools
 import math
 import sys
 
+from lib import constants, errors, sharding
+from lib.errors import UserError
+from lib.run.arguments import OneLineParser, positive_number
+
 import numpy as np
 
 from jobs.tables import duration, table
-from lib import constants, errors, sharding
-from lib.arguments import OneLineParser, positive_number
-from lib.errors import UserError
 
 # Backward computes two products where forward computes one; validation runs forward only.
 FORWARD_SHARE = 1 / 3

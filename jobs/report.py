@@ -14,11 +14,12 @@ import pathlib
 import statistics
 import sys
 
-from jobs.tables import ACCURACY, LOSS, VAL_ACCURACY, VAL_LOSS, markdown, spread
 from lib import constants, errors
-from lib.arguments import OneLineParser
 from lib.errors import UserError
 from lib.recipe import Recipe
+from lib.run.arguments import OneLineParser
+
+from jobs.tables import ACCURACY, LOSS, VAL_ACCURACY, VAL_LOSS, markdown, spread
 
 LAST_EPOCHS = 5  # Goyal et al. report the median over so many
 

@@ -21,11 +21,13 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
-
-from lib import arguments, datasets, devices, errors
-from lib.arguments import OneLineParser
+from lib import errors
+from lib.data import datasets
 from lib.errors import UserError
+from lib.run import arguments, devices
+from lib.run.arguments import OneLineParser
+
+import numpy as np
 
 LAUNCH = pathlib.Path(__file__).resolve().parent / 'launch.sh'
 MIN_ITERATIONS = 100  # the paper's averages are over 100 iterations (section 4)

@@ -15,12 +15,12 @@ mean here; the workers' n means vary with 1/n.
 
 import contextlib
 
+from lib.communication.collectives import sum_over_processes
+
 import chainer.links as L
 import numpy as np
 from chainer import backend
 from chainer.backends import cuda
-
-from lib.communicators import sum_over_processes
 
 
 class BatchStatistics:

@@ -17,9 +17,9 @@ It imports neither Chainer nor MPI, so that image-decoding processes may import 
 import sys
 import types
 
-import numpy as np
-
 from lib import cuda_wheels
+
+import numpy as np
 
 
 def _install_environment_check():

@@ -25,7 +25,7 @@ _LIBRARIES = (
 
 
 def preload():
-    """Load what is installed; every rank's warnings about what is not give way to ``lib.devices.notes``."""
+    """Load what is installed; warnings of what is not give way to ``lib.run.devices.notes``."""
     warnings.filterwarnings('ignore', r'\s*(cudnn|nccl) library could not be loaded|cuDNN is not enabled',
                             UserWarning)
     spec = importlib.util.find_spec('nvidia')

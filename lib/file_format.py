@@ -10,10 +10,10 @@ A network writes its format as one more value, wherever its values go: an entry 
 
 import re
 
+from lib.errors import UserError
+
 import chainer
 import numpy as np
-
-from lib.errors import UserError
 
 FORMAT = 2
 _ENTRY = 'format'

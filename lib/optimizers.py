@@ -6,13 +6,13 @@ correction of Goyal et al. (section 3): a new learning rate does not rescale the
 
 import functools
 
+from lib import constants
+from lib.compiled import loops
+
 import chainer.links as L
 import numpy as np
 from chainer import optimizer, serializer, variable
 from chainer.backends import cuda
-
-from lib import constants
-from lib.compiled import loops
 
 # Elements that NumPy's update takes at a time: its passes over a block find it in the cache, and NumPy's cost
 # per call is spread over enough of them.

@@ -62,6 +62,11 @@ class Recipe:
         """Initial learning rate under the linear rule (section A.2), times ``eta_scale``."""
         return schedules.base_learning_rate(total_batch) * self.eta_scale
 
+    def phases(self, total_batch):
+        """Learning rate per phase, as :func:`lib.schedules.gradual_warmup_phases` lists it."""
+        phases = {'slow-start': schedules.slow_start_phases, 'goyal': schedules.gradual_warmup_phases}
+        return phases[self.schedule](self.eta_base(total_batch), self.epochs)
+
     def hyperparameters(self, epoch, total_batch):
         """Hyperparameters of the iteration that begins at the fractional ``epoch``.
 

@@ -102,9 +102,34 @@ def base_learning_rate(total_batch):
     return float(constants.BASE_RATE * total_batch / constants.BASE_BATCH)
 
 
-def _phase(epoch, epochs, phases):
-    """Factor of the last of ``phases`` that ``epoch`` has reached, their epochs scaled by epochs / 90."""
-    return [factor for first, factor in phases if _reached(epoch, first * epochs / constants.EPOCHS)][-1]
+def _steps(steps, eta_base, epochs):
+    """Phases ``(first epoch, end epoch, first rate, last rate)`` of ``(epoch of 90, factor)`` steps."""
+    starts = [epoch * epochs / constants.EPOCHS for epoch, _ in steps]
+    rates = [factor * eta_base for _, factor in steps]
+    return [(start, end, rate, rate) for start, end, rate in zip(starts, [*starts[1:], epochs], rates)]
+
+
+def slow_start_phases(eta_base, epochs=constants.EPOCHS):
+    """List the phases of :func:`slow_start`, as :func:`gradual_warmup_phases` does."""
+    return _steps(constants.SLOW_START, eta_base, epochs)
+
+
+def gradual_warmup_phases(eta_base, epochs=constants.EPOCHS, eta_start=constants.GOYAL_ETA_START):
+    """List the phases of :func:`gradual_warmup`.
+
+    Returns:
+        list of tuple: ``(first epoch, end epoch, first rate, last rate)``, linear in between; the two rates
+        differ in the warm-up only.
+    """
+    (_, end, *_), *later = _steps(constants.GOYAL_STEPS, eta_base, epochs)
+    warmup = constants.GOYAL_WARMUP_EPOCHS * epochs / constants.EPOCHS
+    return [(0.0, warmup, min(eta_start, eta_base), eta_base), (warmup, end, eta_base, eta_base), *later]
+
+
+def _rate(epoch, phases):
+    """Learning rate in the last of ``phases`` that ``epoch`` has reached."""
+    start, end, low, high = [phase for phase in phases if _reached(epoch, phase[0])][-1]
+    return float(low + (high - low) * (epoch - start) / (end - start))
 
 
 def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
@@ -120,7 +145,7 @@ def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
     Returns:
         float: :math:`\eta_{\rm SGD}`.
     """
-    return float(_phase(epoch, epochs, constants.SLOW_START) * eta_base)
+    return _rate(epoch, slow_start_phases(eta_base, epochs))
 
 
 def gradual_warmup(epoch, eta_base, epochs=constants.EPOCHS, eta_start=constants.GOYAL_ETA_START):
@@ -138,8 +163,4 @@ def gradual_warmup(epoch, eta_base, epochs=constants.EPOCHS, eta_start=constants
     Returns:
         float: :math:`\eta_{\rm SGD}`.
     """
-    warmup = constants.GOYAL_WARMUP_EPOCHS * epochs / constants.EPOCHS
-    if not _reached(epoch, warmup):
-        start = min(eta_start, eta_base)
-        return float(start + (eta_base - start) * epoch / warmup)
-    return float(_phase(epoch, epochs, constants.GOYAL_STEPS) * eta_base)
+    return _rate(epoch, gradual_warmup_phases(eta_base, epochs, eta_start))

@@ -10,10 +10,9 @@ import functools
 import math
 from fractions import Fraction
 
-import numpy as np
+from lib import random_streams
 
-# Second half of the Philox key: separates this use of the seed from others (augmentation, synthetic data).
-_DOMAIN = 1
+import numpy as np
 
 
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs, and a loader reads ahead of the training
@@ -30,8 +29,7 @@ def permutation(epoch, n_examples, seed):
     Returns:
         numpy.ndarray: int64 indices, shape ``(n_examples,)``, read-only.
     """
-    bits = np.random.Philox(key=np.array([seed, _DOMAIN], np.uint64),
-                            counter=np.array([0, 0, 0, epoch], np.uint64))
+    bits = random_streams.stream(seed, random_streams.ORDER, epoch)
     order = np.argsort(bits.random_raw(n_examples), kind='stable')
     order.flags.writeable = False
     return order

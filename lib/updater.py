@@ -1,11 +1,12 @@
 """One iteration of the method: n workers' gradients, their mean, one update."""
 
+from lib.communication import collectives
+from lib.data import normalization
+from lib.errors import TrainingFault, UserError
+
 import chainer
 import chainer.functions as F
 import numpy as np
-
-from lib import communicators, faults, normalization
-from lib.errors import TrainingFault, UserError
 
 
 class WorkerUpdater(chainer.training.Updater):
@@ -75,10 +76,10 @@ class WorkerUpdater(chainer.training.Updater):
                 error = raised
             # Waiting for the slowest process is part of communication, as it is inside an all-reduce.
             with self.timer('allreduce'):
-                failed, self.stopping = communicators.agree(
+                failed, self.stopping = collectives.agree(
                     self.comm, error is not None, self._stop_request.received is not None)
                 if failed:
-                    faults.raise_together(self.comm.mpi_comm, error)
+                    collectives.raise_together(self.comm.mpi_comm, error)
                 self.comm.multi_node_mean_grad(self.model)
             if not self.comm.gradient_is_finite():
                 raise TrainingFault(f'iteration {self.iteration + 1}: '

@@ -1,10 +1,11 @@
 """Validation by sums: exact for every number of images, processes and images per step."""
 
+from lib import sharding
+from lib.data import normalization
+
 import chainer
 import chainer.functions as F
 import numpy as np
-
-from lib import normalization, sharding
 
 
 def evaluate(model, batches):

@@ -3,12 +3,11 @@
 ``build`` makes one by its name; ``insize`` is the side of the images each is meant for.
 """
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+from lib.errors import UserError
 
 import chainer.links as L
 import numpy as np
 
-from lib.errors import UserError
 from models.resnet50 import ResNet50, ResNet101, ResNet152
 from models.small_resnet import ResNet8, ResNet20
 
@@ -31,6 +30,11 @@ def build(arch, n_class, seed=0):
         raise UserError(f'unknown architecture {arch!r}; choose one of {", ".join(ARCHITECTURES)}')
     # RandomState, not Generator: its streams are the same in every version of NumPy.
     return ARCHITECTURES[arch](n_class, rng=np.random.RandomState(seed))
+
+
+def name_of(model):
+    """Return the name by which ``build`` makes a network like ``model``."""
+    return next(name for name, network in ARCHITECTURES.items() if type(model) is network)
 
 
 def set_batch_normalization_decay(model, decay):

@@ -10,13 +10,14 @@ the classifier's weight is N(0, 0.01) and its bias 0; gamma is 0 in the last bat
 block, which makes every block start as its shortcut, and 1 elsewhere; beta is 0.
 """
 
+from lib import file_format
+from lib.constants import BN_DECAY, BN_EPS, FC_STD, INSIZE
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
 from chainer.initializers import HeNormal, Normal
 
-from lib import file_format
-from lib.constants import BN_DECAY, BN_EPS, FC_STD, INSIZE
 from models.convolution import Convolution2D
 
 

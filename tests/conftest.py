@@ -9,7 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import lib  # noqa: E402, F401, I001  (before anything imports NumPy or Chainer)
+import lib  # noqa: E402, F401  (before anything imports NumPy or Chainer)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
     """Skip what needs a GPU where there is none, and say why."""
     on_gpu = [item for item in items if item.get_closest_marker('gpu')]
     if on_gpu:
-        from lib import devices
+        from lib.run import devices
         missing = devices.missing_for_gpus()
         for item in on_gpu if missing else ():
             item.add_marker(pytest.mark.skip(reason=missing))

@@ -1,27 +1,27 @@
 """Trains with the program's own parts and says after every iteration whether all ranks hold the same bits."""
 
-import lib  # noqa: F401, I001  (before anything that imports Chainer)
-
 import sys
+
+from lib import constants
+from lib.batch_statistics import BatchStatistics
+from lib.communication import collectives, communicators
+from lib.data.synthetic import SyntheticBatches
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
+from lib.run.signals import StopRequest
+from lib.run.timing import Timer
+from lib.updater import WorkerUpdater
 
 import chainer
 import numpy as np
 
 import models
-from lib import communicators, constants
-from lib.batch_statistics import BatchStatistics
-from lib.loader import SyntheticBatches
-from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
-from lib.plan import Plan
-from lib.recipe import PUBLISHED
-from lib.signals import StopRequest
-from lib.timing import Timer
-from lib.updater import WorkerUpdater
 
 dtype = sys.argv[1]
 comm = communicators.create_communicator('naive', dtype)
 model = models.build('resnet8', 5, seed=comm.rank)  # different weights: the broadcast must make them equal
-communicators.broadcast_model(comm, model)
+collectives.broadcast_model(comm, model)
 plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
             n_parameters=model.count_params(), n_statistics=0, n_train=100, n_val=0, data='',
             workers=comm.size, batch=4, allreduce_grad_dtype=dtype)

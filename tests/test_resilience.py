@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+from lib.checkpoint import directory
+
 import numpy as np
 import pytest
 
 from jobs.faults import injection, soak
-from lib import checkpoint
 
 HOST = re.escape(os.uname().nodename)
 SECONDS = 30  # within which one rank's fault ends the job
@@ -170,7 +171,7 @@ def test_training_outlives_a_disk_that_is_full_for_a_while(runs, folder):
     results, done = runs
     assert results['disk full'] == both(0, 15)
     for iteration in range(4, 8):
-        path = re.escape(str(checkpoint.path_of(folder / 'disk full', iteration)))
+        path = re.escape(str(directory.path_of(folder / 'disk full', iteration)))
         assert re.search(rf'^checkpoint {path} failed: .*; training goes on$', done.err, re.MULTILINE)
     assert soak.differences(folder / 'disk full', folder / 'paper') == []
     assert not list((folder / 'disk full').rglob('*partial*'))
@@ -179,7 +180,7 @@ def test_training_outlives_a_disk_that_is_full_for_a_while(runs, folder):
 def test_training_outlives_a_checkpoint_directory_that_is_none(runs, folder):
     results, done = runs
     assert results['blocked'] == both(0, 15)
-    assert f'checkpoint {checkpoint.path_of(folder / "blocked", 5)} failed' in done.err
+    assert f'checkpoint {directory.path_of(folder / "blocked", 5)} failed' in done.err
 
 
 def test_a_stop_without_a_checkpoint_is_a_fault_on_every_rank(runs):
@@ -201,8 +202,8 @@ def test_the_run_then_continues_from_the_last_good_checkpoint(runs, folder):
 def test_force_removes_the_old_runs_checkpoints(runs, folder):
     results, _ = runs
     assert results['forced'] == both(0, 4)
-    assert checkpoint.list_checkpoints(folder / 'full at the stop') == [
-        checkpoint.path_of(folder / 'full at the stop', 4)]
+    assert directory.list_checkpoints(folder / 'full at the stop') == [
+        directory.path_of(folder / 'full at the stop', 4)]
 
 
 # Other processes, and damaged files
@@ -210,11 +211,11 @@ def test_force_removes_the_old_runs_checkpoints(runs, folder):
 @pytest.fixture(scope='module')
 def on_one_process(runs, described, folder):
     """The run of two processes continued on one that plays both workers, past four damaged checkpoints."""
-    good = checkpoint.path_of(folder / 'wide stopped', 8).read_bytes()
+    good = directory.path_of(folder / 'wide stopped', 8).read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     for iteration, content in zip(range(9, 13), (good[:-1000], flipped, b'', b'no checkpoint\n' * 1000)):
-        checkpoint.path_of(folder / 'wide stopped', iteration).write_bytes(content)
+        directory.path_of(folder / 'wide stopped', iteration).write_bytes(content)
     run = described('wide stopped', '--allreduce-grad-dtype', 'float32', '--virtual-workers', '2', '--resume',
                     'auto')
     done = subprocess.run([sys.executable, 'train_imagenet.py', *run['options']], cwd=injection.ROOT,
@@ -342,7 +343,7 @@ def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small
             **os.environ, 'PYTHON': sys.executable, 'OMPI_ALLOW_RUN_AS_ROOT': '1',
             'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'})
     try:
-        assert soak.wait_for(lambda: checkpoint.list_checkpoints(out), 60, job)
+        assert soak.wait_for(lambda: directory.list_checkpoints(out), 60, job)
         if name == 'SIGINT':
             os.killpg(job.pid, signal.SIGINT)  # as Ctrl-C does
         else:
@@ -366,7 +367,7 @@ def beside_a_live_run(described, folder):
                                         notes=str(notes)))
     try:
         assert soak.wait_for(lambda: soak.last_iteration(notes) == 3, 120, live)
-        assert soak.wait_for(lambda: checkpoint.path_of(folder / 'live', 3).exists(), 120, live)
+        assert soak.wait_for(lambda: directory.path_of(folder / 'live', 3).exists(), 120, live)
         before = files()
         second = end_of(injection.start(2, described('live', '--force'),
                                         described('live', '--resume', 'auto')))

@@ -19,12 +19,13 @@ import pathlib
 import shlex
 import sys
 
+from lib import errors
+from lib.errors import UserError
+from lib.run.arguments import OneLineParser
+
 from jobs.ablation import report, runs
 from jobs.ablation.results import Results
 from jobs.ablation.sets import SETS
-from lib import errors
-from lib.arguments import OneLineParser
-from lib.errors import UserError
 
 
 def _seeds(text):

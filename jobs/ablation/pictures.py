@@ -3,10 +3,12 @@
 import os
 import shlex
 
+from lib import schedules
+from lib.run import arguments
+
 from jobs.ablation.claims import CLAIMS
 from jobs.ablation.sets import SETS
 from jobs.tables import LOSS, VAL_ACCURACY, spread
-from lib import arguments, schedules
 
 STYLES = ('-', '--', '-.', ':')
 

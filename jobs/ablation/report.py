@@ -8,13 +8,14 @@ the seeds, ``{SET ARM - ARM MEASURE}`` a mean paired difference.
 import collections
 import re
 
+from lib import schedules
+from lib.errors import UserError
+
 from jobs.ablation import pictures
 from jobs.ablation.claims import CLAIMS, MEASURES, Choice
 from jobs.ablation.sets import SETS
 from jobs.ablation.verdicts import HELD, NOT_RUN, RULES, differences, interval, judge, value
 from jobs.tables import VAL_LOSS, duration, markdown, spread
-from lib import schedules
-from lib.errors import UserError
 
 SIGNS = {'higher': '>', 'lower': '<', 'equal': '≈', 'holds': '≥'}
 

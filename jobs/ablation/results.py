@@ -8,10 +8,11 @@ import pathlib
 import statistics
 import subprocess
 
+from lib.errors import UserError
+
 from jobs.ablation.claims import Choice
 from jobs.ablation.sets import SETS
 from jobs.tables import ACCURACY, LOSS, VAL_ACCURACY, VAL_LOSS
-from lib.errors import UserError
 
 FORMAT = 2
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent

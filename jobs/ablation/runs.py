@@ -13,13 +13,16 @@ import subprocess
 import sys
 import time
 
+from lib import errors
+from lib.data import input
+from lib.errors import UserError
+from lib.run import arguments
+
 from jobs.ablation.claims import Choice
 from jobs.ablation.results import ROOT, commit, differences, read_run
 from jobs.ablation.sets import SETS
 from jobs.ablation.verdicts import value
 from jobs.tables import duration
-from lib import arguments, errors, job_input
-from lib.errors import UserError
 
 PROGRESS_SECONDS = 300  # between progress lines while no run ends
 
@@ -81,7 +84,7 @@ def check_images(requested, train, val, results):
     Raises:
         UserError: If they cannot be read, are too few for a minibatch, or others than those of the results.
     """
-    train_set, val_set = job_input.open_sets(train, val)
+    train_set, val_set = input.open_sets(train, val)
     data = f'{train_set.fingerprint()} {val_set.fingerprint()}'
     for name in dict.fromkeys(training.set for training in requested):
         declared = SETS[name]

@@ -11,7 +11,7 @@ CPU; no other programs are needed.
 import argparse  # noqa: I001  (lib before NumPy)
 import time
 
-from lib import communicators
+from lib.communication import communicators
 
 import numpy as np
 

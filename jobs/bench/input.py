@@ -16,16 +16,16 @@ import sys
 import tempfile
 import time
 
+from lib import constants
+from lib.data.augmentation import training_crop
+from lib.data.datasets import IMAGE_SUFFIXES
+from lib.data.decoding import load_training
+from lib.data.normalization import normalize
+from lib.errors import BadImage
+from lib.prepare.image import prepare_image
+
 import numpy as np
 from PIL import Image, features
-
-from lib import constants
-from lib.augmentation import training_crop
-from lib.datasets import IMAGE_SUFFIXES
-from lib.decoding import load_training
-from lib.errors import BadImage
-from lib.normalization import normalize
-from lib.prepared_image import prepare_image
 
 # Images per second that each GPU of the paper's run took; a node had 8 of them, and 16 cores.
 PER_GPU = constants.IMAGENET_TRAIN * constants.EPOCHS / constants.PAPER_SECONDS / constants.PAPER_WORKERS

@@ -124,8 +124,8 @@ def _limit_files(size):
 
 def kill_before_rename(updater):
     """SIGKILL when a checkpoint is written and has not got its name."""
-    from lib import checkpoint
-    checkpoint.os = types.SimpleNamespace(
+    from lib import files
+    files.os = types.SimpleNamespace(
         **{**vars(os), 'replace': lambda *paths: os.kill(os.getpid(), signal.SIGKILL)})
 
 
@@ -136,9 +136,11 @@ _pools = []
 
 def run(options, faults=(), notes=None, pictures=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
+    from lib import updater
+    from lib.run import job, launcher
+
     import train_imagenet
     from extensions import Plots
-    from lib import launcher, updater
 
     rank = launcher.launched_rank()
     due = {}
@@ -159,14 +161,14 @@ def run(options, faults=(), notes=None, pictures=False):
                 with open(notes, 'a') as file:
                     file.write(f'{self.iteration}\n')
 
-    class Pool(train_imagenet.ImagePool):
+    class Pool(job.ImagePool):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             _pools.append(self)
 
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(mock.patch.object(updater, 'WorkerUpdater', Updater))
-        replaced.enter_context(mock.patch.object(train_imagenet, 'ImagePool', Pool))
+        replaced.enter_context(mock.patch.object(train_imagenet, 'WorkerUpdater', Updater))
+        replaced.enter_context(mock.patch.object(job, 'ImagePool', Pool))
         replaced.enter_context(mock.patch.object(sys, 'argv', ['train_imagenet.py', *options]))
         if not pictures:
             replaced.enter_context(mock.patch.object(Plots, '_save', lambda *arguments: None))
@@ -176,7 +178,7 @@ def run(options, faults=(), notes=None, pictures=False):
 
 
 def main():
-    from lib import launcher
+    from lib.run import launcher
     for number, described in enumerate(json.loads(sys.argv[1])):
         status, done = run(**described)
         print(f'run {number} on rank {launcher.launched_rank()}: exit {status}, iteration {done}',

@@ -21,8 +21,11 @@ import sys
 import tempfile
 import time
 
+from lib import errors
+from lib.checkpoint import directory, file
+from lib.data import sample_set
+
 from jobs.faults import injection
-from lib import checkpoint, errors, sample_set
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -36,7 +39,7 @@ COLUMNS = '{:>4}  {:<7}{:>9}{:>6}{:>9}  {}'
 
 def state(out):
     """Arrays of the newest checkpoint in ``out``, and its log without what a clock has measured."""
-    arrays, description = checkpoint.read(checkpoint.list_checkpoints(out)[0])
+    arrays, description = file.read(directory.list_checkpoints(out)[0])
     return arrays, description['iteration'], without_times(description['log'])
 
 
@@ -181,11 +184,11 @@ class Soak:
 
         # All of what has the name of a checkpoint is one.
         done = last_iteration(self._notes) or newest
-        paths = checkpoint.list_checkpoints(self.out)
+        paths = directory.list_checkpoints(self.out)
         for path in paths:
             try:
-                checkpoint.read(path)
-            except checkpoint.DamagedCheckpoint as error:
+                file.read(path)
+            except file.DamagedCheckpoint as error:
                 self.problems.append(f'kill {number} ({target}): {error}')
         half_written = any(self.out.glob('checkpoint/*.partial-*'))
         now = int(re.search(r'(\d+)\.npz', paths[0].name)[1]) if paths else 0

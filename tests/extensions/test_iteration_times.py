@@ -1,11 +1,12 @@
 import types
 
+from lib.communication import collectives
+
 import chainer
 import numpy as np
 import pytest
 
 from extensions import IterationTimes
-from lib import communicators
 
 HEADER = 'iteration,iteration_time,allreduce_time,data_time,loss\n'
 PLAN = types.SimpleNamespace(total_batch=60, virtual_workers=2)
@@ -86,7 +87,7 @@ def test_iterations_after_the_last_checkpoint_of_a_failed_run_have_times_alone(t
 def test_the_loss_is_the_mean_over_the_workers_of_all_processes(tmp_path, monkeypatch):
     def add_another_process(comm, sums):  # with one worker, of loss 4
         sums += [1, 4]
-    monkeypatch.setattr(communicators, 'sum_over_processes', add_another_process)
+    monkeypatch.setattr(collectives, 'sum_over_processes', add_another_process)
     path = tmp_path / 'timing.csv'
     extension = extension_of(Timer(iteration=[2.0], allreduce=[0.5], data=[0, 0]), path)
     extension.initialize(trainer_at(0))

@@ -56,7 +56,7 @@ def test_row_under_way_continues_from_a_checkpoint(tmp_path):
 
 def test_full_disk_does_not_end_the_training(tmp_path, capsys):
     job = Job()
-    (tmp_path / 'log.tmp').mkdir()
+    (tmp_path / 'log').mkdir()
     log = make(tmp_path, job)
     job.step(log, 1, 1)
     job.step(log, 1, 1)

@@ -1,12 +1,13 @@
 import dataclasses
 import types
 
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
+
 import pytest
 from PIL import Image
 
 from extensions import Plots
-from lib.plan import Plan
-from lib.recipe import PUBLISHED
 
 PLAN = Plan(recipe=PUBLISHED['paper'], arch='', insize=1, n_class=2, n_parameters=1, n_statistics=0,
             n_train=64, n_val=0, data='', workers=1)
@@ -57,6 +58,6 @@ def test_pictures_are_not_drawn_at_every_short_epoch_but_at_the_end(tmp_path):
 
 
 def test_full_disk_does_not_end_the_training(tmp_path, capsys):
-    (tmp_path / 'schedule.png.tmp').mkdir()
+    (tmp_path / 'schedule.png').mkdir()
     Plots(PLAN, tmp_path).finalize()
     assert 'schedule.png was not written' in capsys.readouterr().err

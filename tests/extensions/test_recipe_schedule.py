@@ -1,12 +1,13 @@
 import types
 
+from lib.optimizers import RMSpropWarmup
+from lib.plan import Plan
+from lib.recipe import PUBLISHED
+
 import chainer
 import pytest
 
 from extensions import RecipeSchedule
-from lib.optimizers import RMSpropWarmup
-from lib.plan import Plan
-from lib.recipe import PUBLISHED
 
 
 @pytest.fixture

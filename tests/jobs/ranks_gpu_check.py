@@ -1,11 +1,10 @@
 """Run by test_gpu_check: the checks of jobs/gpu_check.py with the CPU in the place of the GPU."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+from lib.communication import communicators
 
 import chainer
 
 from jobs import gpu_check
-from lib import communicators
 
 comm = communicators.create_communicator('naive')
 device = chainer.get_device('@numpy')

@@ -3,13 +3,14 @@
 import pathlib
 import re
 
+from lib.run import devices
+
 import numpy as np
 import pytest
 from chainer.backends import cuda
 from chainer.testing import attr
 
 from jobs import gpu_check
-from lib import devices
 
 ON_CPU = pathlib.Path(__file__).resolve().parent / 'ranks_gpu_check.py'
 

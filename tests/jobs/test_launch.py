@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 
-import pytest
+from lib.run import arguments
 
-from lib import arguments
+import pytest
 
 JOBS = pathlib.Path(__file__).resolve().parents[2] / 'jobs'
 SCRIPTS = ['launch.sh', 'paper_1024.sh', 'node_8gpu.sh', 'one_gpu.sh', 'sample_cpu.sh', 'paper_1024.slurm',
@@ -54,9 +54,9 @@ def fake(tmp_path):
     return set_up
 
 
-def start(env, *arguments, script='launch.sh', **options):
+def start(env, *arguments, script='launch.sh', cwd=None, **options):
     # Where the stand-in leaves what a run leaves, so that the default --out is found there.
-    cwd = pathlib.Path(env.get('MPIRUN', __file__)).parent
+    cwd = cwd or pathlib.Path(env.get('MPIRUN', __file__)).parent
     return subprocess.Popen(['bash', str(JOBS / script), *arguments], env=env, text=True, cwd=cwd,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 

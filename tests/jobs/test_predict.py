@@ -2,12 +2,13 @@
 
 import math
 
+from lib import constants
+from lib.errors import UserError
+
 import numpy as np
 import pytest
 
 from jobs import predict
-from lib import constants
-from lib.errors import UserError
 
 LEVEL = predict.Level(alpha=2e-6, beta=5e9)
 FAST = predict.Level(alpha=1e-6, beta=50e9)

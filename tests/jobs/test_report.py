@@ -3,10 +3,11 @@
 import json
 import statistics
 
+from lib.errors import UserError
+
 import pytest
 
 from jobs import report
-from lib.errors import UserError
 
 PLAN = {'workers': 4, 'batch': 32, 'total_batch': 128, 'iterations': 60, 'epochs': 6, 'arch': 'resnet8',
         'recipe': 'paper', 'transition': 'continuous', 'schedule': 'slow-start', 'bn_statistics': 'last',

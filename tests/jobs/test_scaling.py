@@ -3,11 +3,12 @@
 import csv
 import json
 
+from lib.errors import UserError
+
 import numpy as np
 import pytest
 
 from jobs import predict, scaling
-from lib.errors import UserError
 
 # Leaves what a training leaves: 0.1 s of computation, 0.01 s of all-reduce per process; slow at first.
 STAND_IN = '''

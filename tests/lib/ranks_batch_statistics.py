@@ -4,18 +4,16 @@ Rank 0 prints one JSON object: the averages after training, NumPy's own from the
 and the calls of MPI that each average took.
 """
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import json
+
+from lib.batch_statistics import BatchStatistics
+from lib.communication import communicators
 
 import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
 from mpi4py import MPI
-
-from lib import communicators
-from lib.batch_statistics import BatchStatistics
 
 WORKERS, ITERATIONS, BATCH, CHANNELS = 4, 3, 6, 3
 EPS = 1e-5

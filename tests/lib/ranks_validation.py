@@ -1,7 +1,5 @@
 """Validates N = 0...17 images in batches of 1, 4, 32 on 1, 2 and 3 ranks against one process's count."""
 
-import lib  # noqa: F401, I001  (before anything that imports Chainer)
-
 import pathlib
 import sys
 import types
@@ -10,9 +8,10 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
+from lib import validation  # noqa: E402
+from lib.communication import collectives, communicators  # noqa: E402
 
-from lib import communicators, validation  # noqa: E402
+from test_validation import Threshold, images, in_batches, independent_sums  # noqa: E402
 
 whole = communicators.create_communicator('naive')
 for size in (1, 2, 3):
@@ -27,7 +26,7 @@ for size in (1, 2, 3):
             sums = validation.evaluate_share(
                 plan, comm.rank, Threshold(), None,
                 lambda start, stop: in_batches(pixels[start:stop], labels[start:stop], batchsize))  # noqa: B023
-            communicators.sum_over_processes(comm, sums)
+            collectives.sum_over_processes(comm, sums)
             np.testing.assert_allclose(sums, independent_sums(pixels, labels), rtol=1e-5)
             assert validation.means(sums).get('accuracy') == (None if n == 0 else sums[1] / n)
 whole.mpi_comm.Barrier()

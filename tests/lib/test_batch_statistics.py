@@ -1,17 +1,15 @@
 """Statistics of batch normalization averaged over workers, against NumPy over their minibatches."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import json
 import pathlib
+
+from lib import batch_statistics
+from lib.batch_statistics import BatchStatistics
 
 import chainer
 import chainer.links as L
 import numpy as np
 import pytest
-
-from lib import batch_statistics
-from lib.batch_statistics import BatchStatistics
 
 PROGRAM = pathlib.Path(__file__).resolve().parent / 'ranks_batch_statistics.py'
 _results = {}

@@ -1,13 +1,15 @@
 """The compiled loops themselves: what they refuse, and that their bits are NumPy's.
 
-The tests of lib.optimizers, lib.wire and lib.normalization run with them and without.
+The tests of lib.optimizers, lib.communication.wire and lib.data.normalization run with them and without.
 """
+
+from lib import optimizers
+from lib.communication import wire
+from lib.compiled import loops
+from lib.data import normalization
 
 import numpy as np
 import pytest
-
-from lib import normalization, optimizers, wire
-from lib.compiled import loops
 
 pytestmark = pytest.mark.skipif(loops is None, reason='lib/_loops.c was not compiled when this was installed')
 SCALARS = [np.float32(value) for value in (0.1, 0.3, 0.002, 0.9, 0.99, 1 - 0.99, 1e-8, 1e-4)]

@@ -3,17 +3,17 @@
 NVRTC and CuPy come with the extra ``gpu`` and need no GPU to compile; the second part needs a C++ compiler.
 """
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import ctypes
 import itertools
 import shutil
 import subprocess
 
+from lib import optimizers
+from lib.communication import wire
+from lib.data import normalization
+
 import numpy as np
 import pytest
-
-from lib import normalization, optimizers, wire
 
 # Each kernel, and the types it is used with.
 FLOATS = ('float16', 'float32')

@@ -1,4 +1,8 @@
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+from lib import file_format
+from lib.batch_statistics import BatchStatistics
+from lib.checkpoint import directory, file, state
+from lib.errors import UserError
+from lib.optimizers import RMSpropWarmup
 
 import chainer
 import chainer.functions as F
@@ -7,10 +11,6 @@ import numpy as np
 import pytest
 
 import models
-from lib import checkpoint, file_format
-from lib.batch_statistics import BatchStatistics
-from lib.errors import UserError
-from lib.optimizers import RMSpropWarmup
 from models.small_resnet import SmallResNet
 
 # What the blocks of ResNet-50 were called in files of format 1, in the order of execution.
@@ -102,13 +102,13 @@ def test_resnet50_of_a_file_written_before_gets_its_blocks_in_the_order_of_execu
     written, loaded = models.build('resnet50', 3, seed=1), models.build('resnet50', 3, seed=2)
     np.savez(tmp_path / 'model.npz', **weights_before(written))
     lines = []
-    checkpoint.load_model(tmp_path / 'model.npz', loaded, lines.append)
+    state.load_model(tmp_path / 'model.npz', loaded, lines.append)
     assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
     assert len(lines) == 1 and 'model.npz' in lines[0] and 'renamed' in lines[0]
 
 
-@pytest.mark.parametrize('save', [checkpoint.save_model, chainer.serializers.save_npz])
-@pytest.mark.parametrize('load', [checkpoint.load_model, chainer.serializers.load_npz])
+@pytest.mark.parametrize('save', [state.save_model, chainer.serializers.save_npz])
+@pytest.mark.parametrize('load', [state.load_model, chainer.serializers.load_npz])
 def test_weights_written_today_keep_their_names(tmp_path, save, load):
     written, loaded = Network(1), Network(2)
     save(tmp_path / 'model.npz', written)
@@ -123,21 +123,21 @@ def test_networks_whose_names_never_changed_are_loaded_without_a_word(tmp_path):
     arrays = chainer.serializers.npz.serialize(written)
     del arrays['format']
     np.savez(tmp_path / 'model.npz', **arrays)
-    checkpoint.load_model(tmp_path / 'model.npz', loaded, pytest.fail)
+    state.load_model(tmp_path / 'model.npz', loaded, pytest.fail)
     assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
 
 
 def test_a_checkpoint_written_before_continues_to_the_same_bits(tmp_path):
     before = Training(NetworkBefore(1))
     before.step(0)
-    arrays = checkpoint.flatten(before.model, before.optimizer)
+    arrays = state.flatten(before.model, before.optimizer)
     arrays['workers/statistics'] = before.statistics.rows_on_host()
     assert 'model/format' not in arrays
-    checkpoint.write(tmp_path / 'a.npz', arrays, {})
+    file.write(tmp_path / 'a.npz', arrays, {})
 
     resumed = Training(Network(2))
-    arrays, _ = checkpoint.read(tmp_path / 'a.npz')
-    checkpoint.restore(arrays, resumed.model, resumed.optimizer)
+    arrays, _ = file.read(tmp_path / 'a.npz')
+    state.restore(arrays, resumed.model, resumed.optimizer)
     resumed.statistics.restore_rows(arrays['workers/statistics'])
     np.testing.assert_array_equal(resumed.logits(), before.logits())
     before.step(1)
@@ -148,27 +148,27 @@ def test_a_checkpoint_written_before_continues_to_the_same_bits(tmp_path):
 def test_a_checkpoint_written_today_is_read_as_it_was_written(tmp_path):
     training = Training(Network(1))
     training.step(0)
-    arrays = checkpoint.flatten(training.model, training.optimizer)
+    arrays = state.flatten(training.model, training.optimizer)
     arrays['workers/statistics'] = training.statistics.rows_on_host()
-    checkpoint.write(tmp_path / 'a.npz', arrays, {})
-    assert same(checkpoint.read(tmp_path / 'a.npz')[0], arrays)
+    file.write(tmp_path / 'a.npz', arrays, {})
+    assert same(file.read(tmp_path / 'a.npz')[0], arrays)
 
 
 def test_a_newer_format_is_refused_by_name_and_never_passed_over(tmp_path):
     model = Network(0)
     optimizer = RMSpropWarmup(lr=0.01).setup(model)
-    arrays = checkpoint.flatten(model, optimizer)
-    checkpoint.write(checkpoint.path_of(tmp_path, 1), arrays, {})
-    newer = checkpoint.path_of(tmp_path, 2)
-    checkpoint.write(newer, {**arrays, 'model/format': np.array(3)}, {})
+    arrays = state.flatten(model, optimizer)
+    file.write(directory.path_of(tmp_path, 1), arrays, {})
+    newer = directory.path_of(tmp_path, 2)
+    file.write(newer, {**arrays, 'model/format': np.array(3)}, {})
     weights = tmp_path / 'model.npz'
     np.savez(weights, **{**chainer.serializers.npz.serialize(model), 'format': 3})
-    for path, load in ((newer, lambda: checkpoint.newest_valid(tmp_path, pytest.fail)),
-                       (newer, lambda: checkpoint.read(newer)),
-                       (weights, lambda: checkpoint.load_model(weights, model))):
+    for path, load in ((newer, lambda: directory.newest_valid(tmp_path, pytest.fail)),
+                       (newer, lambda: file.read(newer)),
+                       (weights, lambda: state.load_model(weights, model))):
         with pytest.raises(UserError, match='format 3.* up to 2') as caught:
             load()
         assert str(path) in str(caught.value) and 'newer' in str(caught.value)
         assert '\n' not in str(caught.value)
-    checkpoint.prune(tmp_path, 1)
-    assert checkpoint.list_checkpoints(tmp_path) == [newer]
+    directory.prune(tmp_path, 1)
+    assert directory.list_checkpoints(tmp_path) == [newer]

@@ -1,8 +1,9 @@
 """RMSprop warm-up against float64 transcriptions of section A.1, and against Chainer's own optimizers."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import warnings
+
+from lib import optimizers
+from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 import chainer
 import chainer.links as L
@@ -11,9 +12,6 @@ import pytest
 from chainer.backends import cuda
 from chainer.optimizer_hooks import WeightDecay
 from chainer.testing import attr
-
-from lib import optimizers
-from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 
 HYPERPARAMETERS = dict(lr=0.1, alpha_sgd=0.3, alpha_rmsprop=0.002, mu1=0.9, mu2=0.99, eps=1e-8,
                        weight_decay=0.0)

@@ -1,8 +1,8 @@
 import math
 
-import pytest
-
 from lib.recipe import PUBLISHED, Recipe
+
+import pytest
 
 
 def test_paper_begins_with_rmsprop_at_half_the_linear_rate():

@@ -2,10 +2,10 @@
 
 import math
 
+from lib import constants, schedules
+
 import numpy as np
 import pytest
-
-from lib import constants, schedules
 
 FORMS = ('continuous', 'printed', 'linear', 'sigmoid', 'sudden', 'none')
 EPOCHS = np.linspace(0, 90, 9001)

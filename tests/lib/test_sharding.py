@@ -1,10 +1,10 @@
 import subprocess
 import sys
 
+from lib import sharding
+
 import numpy as np
 import pytest
-
-from lib import sharding
 
 JOBS = [(1, 1, 7), (2, 3, 17), (3, 4, 10), (4, 8, 33), (5, 2, 100), (2, 8, 5), (7, 3, 64), (1, 32, 31)]
 

@@ -2,12 +2,12 @@
 
 import types
 
+from lib import validation
+from lib.batch_statistics import BatchStatistics
+
 import chainer
 import numpy as np
 import pytest
-
-from lib import validation
-from lib.batch_statistics import BatchStatistics
 
 
 class Threshold(chainer.Chain):

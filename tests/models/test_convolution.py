@@ -1,4 +1,4 @@
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+import lib  # noqa: F401  (makes Chainer importable)
 
 import chainer
 import chainer.functions as F

@@ -1,6 +1,6 @@
 """Names of parameters against what the networks compute."""
 
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+import lib  # noqa: F401  (makes Chainer importable)
 
 import chainer
 import numpy as np

@@ -1,6 +1,6 @@
-from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
-
 import itertools
+
+from lib.errors import UserError
 
 import chainer
 import chainer.functions as F
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import models
-from lib.errors import UserError
 from models.resnet50 import Bottleneck, BottleneckResNet
 
 

@@ -96,7 +96,7 @@ def calls(tmp_path, monkeypatch, tiny):
     """
     (tmp_path / 'train_imagenet.py').write_text(STAND_IN)
     monkeypatch.setattr(runs, 'ROOT', tmp_path)
-    monkeypatch.setattr(runs.job_input, 'open_sets', lambda *_: (Images(64, 'a'), Images(10, 'b')))
+    monkeypatch.setattr(runs.input, 'open_sets', lambda *_: (Images(64, 'a'), Images(10, 'b')))
     monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
     for name in ('BREAKS', 'DIVERGES', 'LOST', 'WAITS'):
         monkeypatch.setenv(name, 'nothing')

@@ -2,6 +2,8 @@
 
 import json
 
+from lib.errors import UserError
+
 import pytest
 
 from jobs.ablation import pictures, report
@@ -9,7 +11,6 @@ from jobs.ablation.__main__ import main
 from jobs.ablation.claims import CLAIMS
 from jobs.ablation.results import Results
 from jobs.ablation.sets import SETS
-from lib.errors import UserError
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_verify_compares_every_digit(calls, ablation_main, tmp_path, digit, diff
 
 def test_too_few_images_are_a_user_error(calls, ablation_main, monkeypatch, capsys):
     images = [0] * 31
-    monkeypatch.setattr('jobs.ablation.runs.job_input.open_sets',
+    monkeypatch.setattr('jobs.ablation.runs.input.open_sets',
                         lambda *_: (type('Images', (list,), {'fingerprint': lambda self: 'a'})(images),) * 2)
     assert ablation_main() == 2
     (line,) = capsys.readouterr().err.splitlines()

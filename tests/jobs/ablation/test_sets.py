@@ -2,11 +2,13 @@
 
 import shlex
 
+from lib import sharding
+from lib.run import arguments
+
 import pytest
 
 from jobs.ablation.claims import CLAIMS, MEASURES, Choice
 from jobs.ablation.sets import SETS
-from lib import arguments, sharding
 
 ARMS = [pytest.param(declared, arm, id=f'{declared.name}-{arm.name}')
         for declared in SETS.values() for arm in declared.arms.values()]

@@ -6,9 +6,9 @@ import platform
 import subprocess
 import sys
 
-import pytest
-
 from lib.run import environment
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 LAUNCHERS = ('OMPI_', 'PMIX_', 'PMI_', 'MPI_', 'SLURM_')

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 from lib.errors import UserError
 from lib.run import lock
+
+import pytest
 
 ROOT = pathlib.Path(lock.__file__).resolve().parents[2]
 

@@ -1,0 +1,125 @@
+"""Resuming: the checkpoint that belongs to this job, given to every process and put into the trainer."""
+
+import dataclasses
+import json
+import sys
+
+from lib.checkpoint import directory, file, state
+from lib.communication import collectives
+from lib.errors import UserError
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A checkpoint that was read.
+
+    Attributes:
+        path (str): Where it was found.
+        arrays (dict): Its arrays by name.
+        description (dict): What it says of the job.
+    """
+
+    path: str
+    arrays: dict
+    description: dict
+
+    @property
+    def iteration(self):
+        """Iterations done when it was written."""
+        return self.description['iteration']
+
+
+def load(path, out, comm, plan):
+    """Read a checkpoint on rank 0 and give it to every process.
+
+    Args:
+        path (str): A checkpoint file, or ``auto`` for the newest valid one in ``out``.
+        out (str): Output directory.
+        comm: ChainerMN communicator.
+        plan (lib.plan.Plan): The job, which must be the one that wrote it.
+
+    Returns:
+        Found: On every process; None if ``auto`` finds no checkpoint.
+
+    Raises:
+        UserError: On every process, if the file is missing, damaged or another job's; the message spells out
+            the differences.
+    """
+    def read():
+        if comm.rank != 0:
+            return None
+        if path == 'auto':
+            found = directory.newest_valid(out, lambda line: print(line, file=sys.stderr, flush=True))
+        else:
+            found = (path, *file.read(path))
+        if found is None:
+            return None
+        found = Found(str(found[0]), *found[1:])
+        differences = compare_jobs(found.description['job'], plan.identity())
+        if differences:
+            raise UserError(f'{found.path}: checkpoint of another job ({"; ".join(differences)}); resume '
+                            'with the options it was started with, or choose another --out')
+        return found
+
+    found = collectives.collectively(comm.mpi_comm, read)
+    told = comm.mpi_comm.bcast(found and (found.path, found.description))
+    if told is None:
+        return None
+    return Found(told[0], collectives.broadcast_arrays(comm, found and found.arrays), told[1])
+
+
+def restore(found, trainer, statistics):
+    """Put a checkpoint that ``load`` gave into the trainer and all that it trains.
+
+    Args:
+        found (Found): Checkpoint.
+        trainer (chainer.training.Trainer): With a ``lib.updater.WorkerUpdater`` and a ``JobLog``.
+        statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
+    """
+    updater = trainer.updater
+    plan, comm, arrays = updater.plan, updater.comm, found.arrays
+    state.restore(arrays, updater.model, updater.get_optimizer('main'))
+    rows = arrays.get('workers/statistics')
+    if rows is not None:
+        first = comm.rank * plan.virtual_workers
+        statistics.restore_rows(rows[first:first + plan.virtual_workers])
+    sums = arrays['log/sums']
+    if len(sums) != comm.size:  # other processes: what counts is their sum, whoever holds it
+        sums = np.concatenate([sums.sum(axis=0, keepdims=True), np.zeros((comm.size - 1, sums.shape[1]))])
+    trainer.get_extension('LogReport').restore(found.description['log'], sums[comm.rank])
+    updater.iteration = found.iteration
+    trainer._snapshot_elapsed_time = found.description['elapsed_time']  # as Trainer.serialize sets it
+
+
+def compare_jobs(saved, current):
+    """Compare what must agree between a checkpoint's job and this one.
+
+    Args:
+        saved (dict): What the checkpoint's description says of its job.
+        current (dict): The same of this job; dictionaries may be nested. Lists and tuples are alike, as JSON
+            has it.
+
+    Returns:
+        list of str: A phrase for each difference, such as ``seed: 0 in the checkpoint, 1 now``.
+    """
+    saved, current = (dict(_leaves(json.loads(json.dumps(job)))) for job in (saved, current))
+    return [f'{name}: {_phrase(saved, name)} in the checkpoint, {_phrase(current, name)} now'
+            for name in dict.fromkeys([*current, *saved])
+            if name not in saved or name not in current or saved[name] != current[name]]
+
+
+def _leaves(job, prefix=''):
+    for name, value in job.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', value
+
+
+def _phrase(job, name):
+    if name not in job:
+        return 'not given'
+    value = job[name]
+    return value if isinstance(value, str) else json.dumps(value)

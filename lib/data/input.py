@@ -1,0 +1,73 @@
+"""The images of a job: from what the command line names to the batches that one process reads."""
+
+from lib.data import datasets, sample_set, synthetic
+from lib.data.batches import TrainingBatches, validation_batches
+
+
+def open_sets(train=None, val=None, root='.', is_synthetic=False, n_train=None):
+    """Training and validation set.
+
+    Args:
+        train, val (str or None): Directory or list file; None is the sample set.
+        root (str): Where the paths of a list file begin.
+        is_synthetic (bool): Whether images are made in memory instead.
+        n_train (int or None): Size of the synthetic training set.
+
+    Returns:
+        tuple: Two ``lib.data.datasets.ImageList``, or the like.
+
+    Raises:
+        UserError: If they cannot be read.
+    """
+    if is_synthetic:
+        return synthetic.open_pair(n_train)
+    if train is None:
+        train, val = sample_set.ensure_sample_set()
+    return datasets.open_pair(train, val, root)
+
+
+class Input:
+    """What one process reads of a job's images.
+
+    Args:
+        plan (lib.plan.Plan): The job.
+        rank (int): This process.
+        pool (lib.data.decoder_pool.ImagePool): Decodes.
+        train_set, val_set: As ``open_sets`` gives them.
+        val_batchsize (int): Images per validation step.
+        on_bad_image (str): ``error`` or ``skip``.
+
+    Attributes:
+        skipped (list of lists): Bad images so far, as tuples that begin with path and reason.
+    """
+
+    def __init__(self, plan, rank, pool, train_set, val_set, val_batchsize, on_bad_image):
+        self._plan = plan
+        self._rank = rank
+        self._pool = pool
+        self._train_set = train_set
+        self._val_set = val_set
+        self._val_batchsize = val_batchsize
+        self._on_bad_image = on_bad_image
+        self.skipped = []
+
+    def training_batches(self, start_iteration):
+        """Iterator over this process's minibatches, K per iteration, from ``start_iteration`` on."""
+        plan = self._plan
+        shape = (plan.insize, plan.seed, plan.batch, plan.workers, self._rank * plan.virtual_workers,
+                 plan.virtual_workers, start_iteration, plan.iterations)
+        if isinstance(self._train_set, synthetic.SyntheticImages):
+            return synthetic.SyntheticBatches(plan.n_class, *shape)
+        batches = TrainingBatches(self._pool, self._train_set, *shape, self._on_bad_image, plan.jitter)
+        self.skipped.append(batches.skipped)
+        return batches
+
+    def validation_batches(self, start, stop):
+        """Generator of validation images ``start`` to ``stop - 1``."""
+        plan = self._plan
+        if isinstance(self._val_set, synthetic.SyntheticImages):
+            return synthetic.validation_batches(plan.insize, plan.seed, start, stop, self._val_batchsize)
+        skipped = []
+        self.skipped.append(skipped)
+        return validation_batches(self._pool, self._val_set, plan.insize, start, stop, self._val_batchsize,
+                                  self._on_bad_image, skipped)

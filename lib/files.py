@@ -1,0 +1,112 @@
+"""A file appears whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
+
+_TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
+
+
+@contextlib.contextmanager
+def replacing(path, mode='wb', durable=False):
+    """Open a file that takes the name ``path`` whole or not at all; its directory is made if need be.
+
+    Args:
+        path: File to create or replace.
+        mode (str): ``w`` or ``wb``.
+        durable (bool): Whether it also has to be on the disk by then.
+
+    Raises:
+        OSError: The file cannot be written (disk full, read-only, quota); the temporary file is removed.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Host and process in the name tell what a dead writer has left from a file being written.
+    temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
+    try:
+        with open(temporary, mode) as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        # The file has its name already, and not every file system can synchronize a directory.
+        with contextlib.suppress(OSError):
+            _synchronize(path.parent)
+
+
+def _synchronize(directory):
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory):
+    """Remove temporary files whose writer is dead from a directory, which need not exist."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        match = _TEMPORARY.fullmatch(name)
+        if match and not _is_alive(match['host'], int(match['pid'])):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+
+
+def _is_alive(host, pid):
+    # A job that moved to another host has left its writer behind there.
+    if host != _host():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _host():
+    return platform.node() or 'host'
+
+
+def write(path, save, mode='w'):
+    """Write a file as a whole or not at all.
+
+    Args:
+        path (str): File.
+        save (callable): Writes into the open file that it is given.
+        mode (str): ``w`` or ``wb``.
+    """
+    with replacing(path, mode) as file:
+        save(file)
+
+
+def write_line(path, text):
+    """Write a text and the end of its line, as ``write`` does."""
+    write(path, lambda file: file.write(f'{text}\n'))
+
+
+def write_json(path, value):
+    """Write a JSON value, as ``write`` does."""
+    write(path, lambda file: json.dump(value, file, indent=4))
+
+
+def try_to(function, path, *arguments):
+    """Call ``function(path, ...)``; a failure to write is reported and does not end the training."""
+    try:
+        function(path, *arguments)
+    except OSError as error:
+        print(f'{path} was not written ({error.strerror}); training goes on', file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""The command ``python -m lib.prepare``."""
+
+import argparse
+import os
+import sys
+
+from lib import constants
+from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
+from lib.prepare.copying import prepare
+from lib.prepare.image import QUALITY
+
+EXIT_LEFT_OUT = 1
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+
+_DESCRIPTION = """\
+Makes a copy of ImageNet for training: short side 256, sound JPEG files only, in class folders, with
+list files. Run it again to continue after an interruption: finished files are left as they are."""
+
+_EPILOG = """\
+SRC is a directory that holds any of these; nothing needs to be unpacked:
+  train/<class>/*.JPEG       or ILSVRC2012_img_train.tar, or train/ with n01440764.tar and so on
+  val/<class>/*.JPEG         or val/*.JPEG or ILSVRC2012_img_val.tar, with labels
+  ILSVRC/Data/CLS-LOC/       with train and val: Kaggle's archive
+  <class>/*.JPEG             or n01440764.tar and so on: a set that is not split; with a val, its training set
+
+Labels of validation images in no class folder are looked for in SRC and its *devkit* folder, unless
+--val-labels gives them:
+  LOC_val_solution.csv       or any file of lines "image class"
+  val_synsets.txt            one class per line, for images 1, 2, 3 and so on
+  val.txt                    lines "image label" of Chainer or Caffe: sorted training classes from 0
+  ILSVRC2012_validation_ground_truth.txt
+                             one ILSVRC id per line, with map_clsloc.txt (lines "class id") beside it; the
+                             2012 kit has this map in meta.mat only, from which SciPy makes it:
+    python -c "import scipy.io as s; [print(r[1], r[0]) for r in
+    s.loadmat('meta.mat', squeeze_me=True)['synsets'][:1000]]" > map_clsloc.txt
+
+DST then holds train/<class>/, val/<class>/, train.txt and val.txt (lines "path label", paths relative to DST,
+labels by sorted class name of the training set) and prepare.json (the settings). A set that is not split
+becomes <class>/ and images.txt. Validation images of classes that are not trained are not taken.
+
+Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
+of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or grey JPEG
+files. Images that cannot be read, or only in part, are left out. The report names the images mended in this
+run, and all that are left out.
+
+Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
+130 interrupted."""
+
+
+def main(arguments=None):
+    """Runs the command; returns its exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+        left_out = prepare(**vars(options))
+    except UserError as error:
+        print(f'prepare: {error}', file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print('\nprepare: interrupted; run the same command again to continue', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_LEFT_OUT if left_out else EXIT_FINISHED
+
+
+def _parser():
+    parser = _Parser(prog='python -m lib.prepare', allow_abbrev=False, description=_DESCRIPTION,
+                     epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', metavar='SRC', help='directory of ImageNet')
+    parser.add_argument('destination', metavar='DST', help='directory for the copy, new or to be continued')
+    parser.add_argument('--short-side', metavar='N', type=_whole_number(1), default=constants.VAL_SHORT_SIDE,
+                        help='largest short side in pixels (%(default)s)')
+    parser.add_argument('--quality', metavar='Q', type=_whole_number(1, 100), default=QUALITY,
+                        help='JPEG quality of resized images, 1 to 100 (%(default)s)')
+    parser.add_argument('--jobs', metavar='J', type=_whole_number(1), default=_cores(),
+                        help='processes (as many as cores: %(default)s)')
+    parser.add_argument('--val-labels', metavar='PATH', help='labels of the validation images')
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f'{message} (see --help)')
+
+
+def _whole_number(low, high=None):
+    def convert(text):
+        if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
+            limit = f'from {low} to {high}' if high is not None else f'from {low} on'
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number {limit}')
+        return int(text)
+    return convert
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""ImageNet as people have it: where each image is, packed or unpacked, and which class it belongs to.
+
+A split (training or validation) may be any of these, in ``SRC`` itself or where Kaggle's archive puts it
+(``SRC/ILSVRC/Data/CLS-LOC``):
+
+* a folder ``train`` or ``val`` (or ``ILSVRC2012_img_train``, ``ILSVRC2012_img_val``) of class folders, of
+  ``nNNNNNNNN.tar`` files as distributed, or of both, as an interrupted unpacking leaves them: a tar file wins
+  over the folder of the same class;
+* ``ILSVRC2012_img_train.tar``, which contains the ``nNNNNNNNN.tar`` files, or ``ILSVRC2012_img_val.tar``;
+* for validation, images in no class folder, whose classes a file of labels tells (:func:`read_val_labels`);
+* for training, or for a set that is not split, class folders or ``nNNNNNNNN.tar`` files in ``SRC`` itself.
+
+Nothing is unpacked: an image in an uncompressed tar file, nested or not, is a range of the outermost file's
+bytes.
+"""
+
+import glob
+import os
+import re
+import tarfile
+from typing import NamedTuple, Optional
+
+from lib.data.datasets import IMAGE_SUFFIXES
+from lib.errors import UserError
+
+TRAIN_NAMES = ('train', 'ILSVRC2012_img_train', 'ILSVRC2012_img_train.tar')
+VAL_NAMES = ('val', 'ILSVRC2012_img_val', 'ILSVRC2012_img_val.tar')
+# No labels were published for these: never taken for a class.
+TEST_NAMES = ('test', 'ILSVRC2012_img_test', 'ILSVRC2012_img_test_v10102019')
+KAGGLE_FOLDER = os.path.join('ILSVRC', 'Data', 'CLS-LOC')
+
+# Looked for in this order: files that name classes before files that number them.
+LABEL_FILES = ('LOC_val_solution.csv', 'val_synsets.txt', 'imagenet_2012_validation_synset_labels.txt',
+               'synset_labels.txt', 'val.txt', 'ILSVRC*_validation_ground_truth.txt')
+ID_MAP = 'map_clsloc.txt'
+
+# Files that number images or classes exist in several orders; these images give a wrong one away.
+_KNOWN_CLASSES = {
+    'ILSVRC2012_val_00000001': 'n01751748',
+    'ILSVRC2012_val_00000002': 'n09193705',
+    'ILSVRC2012_val_00000003': 'n02105855',
+}
+
+_CLASS_TAR = re.compile(r'(n\d{8})\.tar')
+_NUMBERED = re.compile(r'.*_val_(\d{8})')
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
+_TAR_BLOCK = 512
+
+
+class Location(NamedTuple):
+    """Where the bytes of one image are."""
+
+    container: str           # directory, or tar file
+    offset: int = 0          # in the tar file
+    size: Optional[int] = None  # None: a file of its own in the directory
+
+
+class Split(NamedTuple):
+    """The images of one split."""
+
+    origin: str              # file or directory that holds them
+    classes: dict            # class name -> {file name: Location}
+
+
+def read_image(location, name):
+    """Bytes of the image file ``name`` at ``location``; raises OSError where they cannot be read."""
+    container, offset, size = location
+    path = os.path.join(container, name) if size is None else container
+    with open(path, 'rb', buffering=0 if size is not None else -1) as file:
+        if size is None:
+            return file.read()
+        file.seek(offset)
+        return file.read(size)
+
+
+def find_images(source, val_labels=None):
+    """Finds the images below ``source`` and their classes, without opening any.
+
+    Args:
+        source (str): Directory in one of the forms above.
+        val_labels (str or None): File of labels for validation images in no class folder; by default one
+            that :func:`find_val_labels` finds.
+
+    Returns:
+        dict: :class:`Split` by ``'train'`` and ``'val'``, or by ``''`` for a set that is not split.
+
+    Raises:
+        UserError: If there are no images, an archive is damaged, images have no class, or a name cannot be
+            taken over into another directory.
+    """
+    if not os.path.isdir(source):
+        reason = 'not a directory' if os.path.exists(source) else 'no such directory'
+        raise UserError(f'{source}: {reason}; give the directory of ImageNet, unpacked or in tar files')
+    kaggle = os.path.join(source, KAGGLE_FOLDER)
+    top = kaggle if os.path.isdir(kaggle) else source
+    train, val = _first_present(top, TRAIN_NAMES), _first_present(top, VAL_NAMES)
+
+    splits = {}
+    if train is not None:
+        splits['train'] = Split(train, _in_classes(train, *_scan(train)))
+    else:
+        classes, flat = _scan_folder(top, ignore=TRAIN_NAMES + VAL_NAMES + TEST_NAMES, empty_allowed=True)
+        if classes:
+            splits['train' if val is not None else ''] = Split(top, _in_classes(top, classes, flat))
+        elif val is None:
+            found = f'{len(flat)} images in no class folder' if flat else 'no images'
+            raise UserError(f'{source}: holds {found}; expected train and val, class folders, or '
+                            'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar')
+    if val is not None:
+        classes, flat = _scan(val)
+        if flat:
+            known = splits['train'].classes if 'train' in splits else None
+            labels = val_labels or find_val_labels(source, top, val)
+            for name, class_name in read_val_labels(labels, list(flat), known).items():
+                classes.setdefault(class_name, {})[name] = flat[name]
+        splits['val'] = Split(val, _in_classes(val, classes, {}))
+    return splits
+
+
+def find_val_labels(source, top, val):
+    """Path of the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
+
+    Raises:
+        UserError: If there is none.
+    """
+    folders = [glob.escape(folder) for folder in (source, top, val)]
+    folders += [os.path.join(folders[0], '*devkit*'), os.path.join(folders[0], '*devkit*', 'data')]
+    for pattern in LABEL_FILES:
+        for folder in folders:
+            found = sorted(glob.glob(os.path.join(folder, pattern)))
+            if found:
+                return found[0]
+    raise UserError(f'{val}: images in no class folder, and no labels ({", ".join(LABEL_FILES)}) '
+                    f'in {source} or a *devkit* folder in it; name one with --val-labels')
+
+
+def read_val_labels(path, names, train_classes=None):
+    """Classes of validation images that lie in no class folder.
+
+    The file has one of these forms, told apart by what it holds:
+
+    * ``image class``, further columns ignored, separated by white space or commas, with or without the header
+      ``ImageId,PredictionString``: Kaggle's ``LOC_val_solution.csv``;
+    * ``image label``: a list file of Chainer or Caffe, whose labels count the sorted training classes from 0;
+    * one class per line, for the images in the order of their numbers;
+    * one ILSVRC id per line, in the same order: ``ILSVRC2012_validation_ground_truth.txt``. Beside it must
+      lie ``map_clsloc.txt`` with lines ``class id``.
+
+    Args:
+        path (str): The file.
+        names (list of str): File names of the images.
+        train_classes (container of str or None): Class names of the training set, if there is one.
+
+    Returns:
+        dict: Class name by file name, for all ``names``.
+
+    Raises:
+        UserError: If the file has another form, does not tell every image's class, or names one that cannot
+            be a folder.
+    """
+    rows = [line.replace(',', ' ').split() for line in _read_text(path).splitlines()]
+    rows = [row for row in rows if row and row[0] != 'ImageId']
+    if not rows:
+        raise UserError(f'{path}: holds no labels; give the classes of the validation images')
+    if all(len(row) == 1 for row in rows):
+        classes = _by_number(path, [row[0] for row in rows], names)
+    elif all(len(row) > 1 for row in rows):
+        by_stem = {_stem(row[0]): row[1] for row in rows}
+        if all(value.isdigit() for value in by_stem.values()):
+            by_stem = _name_labels(path, by_stem, train_classes)
+        classes = {name: by_stem.get(_stem(name)) for name in names}
+    else:
+        raise UserError(f'{path}: some lines hold one word and some more; expected one class, or image and '
+                        'class, on every line')
+    unknown = [name for name in names if classes[name] is None]
+    if unknown:
+        raise UserError(f'{path}: no class for {len(unknown)} of {len(names)} images, the first is '
+                        f'{min(unknown)}; give the labels of these images with --val-labels')
+    _check_class_names(path, classes.values())
+    _check_known(path, classes, train_classes)
+    return classes
+
+
+def _by_number(path, values, names):
+    """Gives line i to the image whose name says that it is number i, from 1."""
+    if all(value.isdigit() for value in values):
+        class_of = _read_id_map(path)
+        missing = next((value for value in values if int(value) not in class_of), None)
+        if missing is not None:
+            raise UserError(f'{path}: id {missing} is not in {ID_MAP} beside it; give the map that belongs '
+                            'to these labels')
+        values = [class_of[int(value)] for value in values]
+    classes = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(_stem(name))
+        if match is None:
+            raise UserError(f'{path}: one class per line needs image names like ILSVRC2012_val_00000001.JPEG'
+                            f', not {name}; give a file with lines "image class"')
+        number = int(match.group(1))
+        classes[name] = values[number - 1] if 1 <= number <= len(values) else None
+    return classes
+
+
+def _name_labels(path, label_of, train_classes):
+    if train_classes is None:
+        raise UserError(f'{path}: its labels count the classes of the training set, which is missing; add '
+                        'the training set or give a file that names the classes')
+    names = sorted(train_classes, key=os.fsencode)
+    largest = max(int(label) for label in label_of.values())
+    if largest >= len(names):
+        raise UserError(f'{path}: label {largest}, but the labels of {len(names)} training classes end at '
+                        f'{len(names) - 1}; give a file that names the classes')
+    return {image: names[int(label)] for image, label in label_of.items()}
+
+
+def _read_id_map(labels):
+    path = os.path.join(os.path.dirname(labels), ID_MAP)
+    if not os.path.isfile(path):
+        raise UserError(f'{labels}: holds ILSVRC ids, and {path} with lines "class id" is missing; make it '
+                        'as --help says, or give a file that names classes, such as LOC_val_solution.csv, '
+                        'with --val-labels')
+    class_of = {}
+    for line in _read_text(path).splitlines():
+        row = line.split()
+        if row:
+            if len(row) < 2 or not row[1].isdigit():
+                raise UserError(f'{path}: {line!r} is not a line "class id", such as "n02119789 1 kit_fox"')
+            class_of[int(row[1])] = row[0]
+    return class_of
+
+
+def _check_known(path, classes, train_classes):
+    by_stem = {_stem(name): class_name for name, class_name in classes.items()}
+    for stem, expected in _KNOWN_CLASSES.items():
+        found = by_stem.get(stem, expected)
+        if found != expected and expected in (train_classes or ()):
+            raise UserError(f'{path}: makes {stem} a {found}, but it is a {expected}; give the labels of '
+                            'ILSVRC 2012, in their own order, with --val-labels')
+
+
+def _check_class_names(origin, names):
+    """A class becomes a folder of the copy, and must not become one anywhere else."""
+    for name in names:
+        if name in ('.', '..') or '/' in name or '\\' in name or _CONTROL.search(name):
+            raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give '
+                            'it one without separators and control characters, other than . and ..')
+
+
+def _read_text(path):
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); give a file of labels') from None
+    except UnicodeDecodeError:
+        raise UserError(f'{path}: not a text file; give a file of labels, see --help') from None
+
+
+def _stem(name):
+    return os.path.splitext(os.path.basename(name))[0]
+
+
+def _first_present(top, names):
+    for name in names:
+        path = os.path.join(top, name)
+        # An empty folder is what a failed unpacking leaves beside the archive.
+        if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)):
+            return path
+    return None
+
+
+def _in_classes(path, classes, flat):
+    if flat:
+        raise UserError(f'{path}: {len(flat)} images lie in no class folder, the first {min(flat)}; put each '
+                        'into the folder of its class')
+    if not classes:
+        raise UserError(f'{path}: holds no images; expected class folders or tar files of ImageNet')
+    _check_class_names(path, classes)
+    # A line end in a name would make a line of its own in a list file.
+    unsound = next((name for images in classes.values() for name in images if _CONTROL.search(name)), None)
+    if unsound is not None:
+        raise UserError(f'{path}: control characters in the name of the image {unsound!r}; rename it')
+    return classes
+
+
+def _scan(path):
+    return _scan_folder(path) if os.path.isdir(path) else _scan_tar(path)
+
+
+def _scan_folder(path, ignore=(), empty_allowed=False):
+    """Images of class folders and class tar files in ``path``, and those directly in it."""
+    classes, flat, tars = {}, {}, {}
+    for entry in _entries(path):
+        class_tar = _CLASS_TAR.fullmatch(entry.name)
+        if entry.name in ignore:
+            continue
+        if entry.is_dir():
+            location = Location(entry.path)
+            images = {file.name: location for file in _entries(entry.path) if _is_image(file.name)}
+            if images:
+                classes[entry.name] = images
+            elif not empty_allowed:
+                classes.setdefault(entry.name, {})
+        elif class_tar:
+            tars[class_tar.group(1)] = entry.path
+        elif _is_image(entry.name):
+            flat[entry.name] = Location(path)
+    for class_name, tar in tars.items():
+        inner_classes, images = _scan_tar(tar)
+        classes[class_name] = images
+        if inner_classes:
+            raise UserError(f'{tar}: holds tar files where the images of one class were expected; give the '
+                            'archives as distributed')
+    for class_name, images in classes.items():
+        if not images:
+            raise UserError(f'{os.path.join(path, class_name)}: class folder without images directly in it; '
+                            'add them or remove the folder')
+    return classes, flat
+
+
+def _scan_tar(path):
+    """Images of the class tar files in the tar file ``path``, and those directly in it."""
+    classes, flat = {}, {}
+    try:
+        with open(path, 'rb') as file:
+            end = os.fstat(file.fileno()).st_size
+            for name, offset, size in list(_members(file, 0, end)):
+                class_tar = _CLASS_TAR.fullmatch(name)
+                if class_tar:
+                    inner = _members(file, offset, offset + size)
+                    classes[class_tar.group(1)] = {
+                        image: Location(path, *place) for image, *place in inner if _is_image(image)}
+                elif _is_image(name):
+                    flat[name] = Location(path, offset, size)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); check that you may read it') from None
+    except tarfile.TarError as error:
+        raise UserError(f'{path}: not a whole, uncompressed tar file ({error}); download or copy it '
+                        'again') from None
+    empty = next((class_name for class_name, images in classes.items() if not images), None)
+    if empty is not None or not (classes or flat):
+        raise UserError(f'{path}: holds no images' + (f' of class {empty}' if empty else '')
+                        + '; download or copy it again')
+    return classes, flat
+
+
+def _members(file, start, end):
+    """Yields (base name, offset, size) of the files in the tar archive at bytes [start, end) of ``file``."""
+    file.seek(start)
+    archive = tarfile.TarFile(fileobj=file)
+    position = start
+    while True:
+        member = archive.next()
+        if member is None or member.offset >= end:
+            break
+        archive.members.clear()  # else TarFile keeps 1.28 million of them
+        # Links and folders have no data, whatever size they state.
+        size = member.size if member.isreg() else 0
+        position = member.offset_data + -(-size // _TAR_BLOCK) * _TAR_BLOCK
+        if member.isreg():
+            yield os.path.basename(member.name), member.offset_data, member.size
+    # tarfile takes the end of the file for the end of the archive: a download that broke off would pass.
+    file.seek(position)
+    if position + _TAR_BLOCK > end or any(file.read(_TAR_BLOCK)):
+        raise tarfile.ReadError('it breaks off')
+
+
+def _entries(path):
+    try:
+        with os.scandir(path) as entries:
+            return [entry for entry in entries if not entry.name.startswith('.')]
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); check that you may read it') from None
+
+
+def _is_image(name):
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')

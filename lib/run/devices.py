@@ -1,0 +1,136 @@
+"""Which device a process computes on, and what its software can do."""
+
+import platform
+
+from lib.errors import UserError
+
+import chainer
+from chainer.backends import cuda
+
+# Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
+CUDNN_WORKSPACE = 512 << 20
+
+INSTALL = 'install the extra "gpu"'
+
+
+def choose_communicator(name=None):
+    """Communicator for what this machine has: ``pure_nccl`` on GPUs, ``naive`` on CPUs.
+
+    Args:
+        name (str or None): The user's choice, checked; None chooses.
+
+    Raises:
+        UserError: If ``pure_nccl`` is asked for and something that it needs is missing.
+    """
+    if name not in (None, 'pure_nccl'):
+        return name
+    missing = missing_for_gpus()
+    if name is None:
+        return 'naive' if missing else 'pure_nccl'
+    if missing:
+        raise UserError(f'--communicator pure_nccl: {missing}, or choose naive')
+    return name
+
+
+def missing_for_gpus():
+    """What keeps this process from training on a GPU, and the remedy, in one line; None if nothing does."""
+    if not cuda.available:
+        error = cuda._resolution_error
+        if isinstance(error, ModuleNotFoundError):
+            return f'{error.name} is not installed; {INSTALL}'
+        # CuPy wraps the reason in advice of several lines.
+        return f'CuPy does not load ({in_one_line(error.__cause__ or error)}); {INSTALL}'
+    try:
+        count = cuda.cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f'no usable GPU ({in_one_line(error)}); run on a machine with an NVIDIA GPU and its driver'
+    if count == 0:
+        return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
+    if not _nccl_available():
+        return f'CuPy finds no NCCL; {INSTALL}'
+    return None
+
+
+def _nccl_available():
+    try:
+        from cupy.cuda import nccl
+    except ImportError:
+        return False
+    return hasattr(nccl, 'NcclCommunicator')
+
+
+def in_one_line(error):
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def choose_gpu(intra_rank, visible):
+    """Index of a process's GPU among those that it sees.
+
+    All processes of a host may see all of its GPUs, or each a part of them, down to one
+    (``CUDA_VISIBLE_DEVICES`` set by rank, Slurm's ``--gpus-per-task=1``): counted from the first again.
+
+    Args:
+        intra_rank (int): Rank of the process within its host, whoever launched it.
+        visible (int): GPUs that the process sees, at least one.
+    """
+    return intra_rank % visible
+
+
+def refuse_shared(bindings):
+    """Refuse two processes on one GPU.
+
+    Args:
+        bindings (list): By rank: ``(host, identity, visible)``: identity of the GPU, equal for one GPU only,
+            and how many GPUs the process sees.
+
+    Raises:
+        UserError: Names the ranks, the host and the GPU.
+    """
+    ranks = {}
+    for rank, (host, identity, visible) in enumerate(bindings):
+        first = ranks.setdefault((host, identity), rank)
+        if first != rank:
+            processes = sum(other == host for other, _, _ in bindings)
+            raise UserError(
+                f'ranks {first} and {rank} on host {host} share the GPU {identity}: {processes} processes '
+                f'there, of which rank {rank} sees {visible} GPU{"s" * (visible != 1)}; start one process '
+                'per GPU, and --virtual-workers for more workers')
+
+
+def bind(communicator, comm):
+    """Bind this process to its device, the GPU of its rank within the host or the CPU. Called by all ranks.
+
+    Args:
+        communicator (str): ``pure_nccl`` or ``naive``.
+        comm: ChainerMN communicator.
+
+    Returns:
+        chainer.backend.Device: In use from now on.
+
+    Raises:
+        UserError: On every rank, if the ranks chose different communicators, or two are on one GPU.
+    """
+    chosen = comm.mpi_comm.allgather(communicator)
+    if len(set(chosen)) > 1:
+        rank = chosen.index('naive')
+        raise UserError(f'rank {rank} has no usable GPU, rank {chosen.index("pure_nccl")} has: choose one '
+                        '--communicator for all, or mend the host of the first')
+    if communicator == 'naive':
+        device = chainer.get_device('@numpy')
+    else:
+        visible = cuda.cupy.cuda.runtime.getDeviceCount()
+        index = choose_gpu(comm.intra_rank, visible)
+        refuse_shared(comm.mpi_comm.allgather((platform.node(), _identity(index), visible)))
+        device = chainer.get_device(f'@cupy:{index}')
+        # cuDNN times its algorithms once per shape of convolution, and keeps the quickest. Memory comes from
+        # CuPy's pool, Chainer's default.
+        chainer.global_config.autotune = True
+        cuda.set_max_workspace_size(CUDNN_WORKSPACE)
+    device.use()
+    return device
+
+
+def _identity(index):
+    """A GPU's UUID, and its PCI address: the first alone tells the parts of a divided GPU apart."""
+    uuid = cuda.cupy.cuda.runtime.getDeviceProperties(index).get('uuid', b'')
+    return f'{cuda.cupy.cuda.Device(index).pci_bus_id} {bytes(uuid).hex()}'.strip()

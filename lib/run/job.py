@@ -1,0 +1,76 @@
+"""The processes of a job: each on its device, joined by a communicator."""
+
+import dataclasses
+from typing import Any
+
+from lib.communication import collectives, communicators
+from lib.data.decoder_pool import ImagePool
+from lib.errors import UserError
+from lib.run import devices, excepthook
+
+import chainer
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """This process's part of a job.
+
+    Attributes:
+        comm (lib.communication.communicators.MeanGradient): Joins the processes.
+        communicator (str): Its name, ``pure_nccl`` or ``naive``.
+        device (chainer.backend.Device): This process's.
+        pool (ImagePool): Decodes this process's images.
+    """
+
+    comm: Any
+    communicator: str
+    device: Any
+    pool: ImagePool
+
+    def everyone(self, function, *arguments):
+        """Call on every process; a failure of one is everyone's."""
+        return collectives.collectively(self.comm.mpi_comm, function, *arguments)
+
+    def first(self, function, *arguments):
+        """Call on rank 0; the result, or the failure, is everyone's."""
+        return collectives.first(self.comm.mpi_comm, function, *arguments)
+
+    def say(self, text):
+        """Print on rank 0, at once."""
+        if self.comm.rank == 0:
+            print(text, flush=True)
+
+
+def join(args, stack, stop_request):
+    """Join this process to its job. Called by every process; initializes MPI.
+
+    Args:
+        args (argparse.Namespace): The options.
+        stack (contextlib.ExitStack): Closes in the end what has to be closed.
+        stop_request (lib.run.signals.StopRequest): Installed again, since MPI may set handlers of its own.
+
+    Returns:
+        Job: With ``chainer.global_config.dtype`` set to the precision asked for.
+
+    Raises:
+        UserError: On every process, if one of them cannot take part.
+    """
+    # Processes that decode images start before MPI, which does not survive a fork on every network. Until
+    # there is MPI, a process can only keep to itself that it has failed.
+    pool = error = None
+    try:
+        pool = stack.enter_context(ImagePool(0 if args.synthetic else args.loaderjob, args.loader))
+    except UserError as raised:
+        error = raised
+    world = communicators.world()
+    excepthook.install_excepthook(world)
+    stop_request.install()
+    collectives.raise_together(world, error)
+    name = collectives.collectively(world, devices.choose_communicator, args.communicator)
+    comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,
+                                             args.virtual_workers, world)
+    device = devices.bind(name, comm)
+    collectives.check_sum(comm, device.xp)
+    chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
+    return Job(comm, name, device, pool)

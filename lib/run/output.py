@@ -1,0 +1,61 @@
+"""The output directory: which run it belongs to, and what a run leaves in it."""
+
+import contextlib
+import os
+
+from lib.checkpoint import directory
+from lib.errors import FINISHED_MARK, UserError
+from lib.run import lock
+
+# What a run leaves, besides its checkpoints.
+WEIGHTS = 'model.npz'
+FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
+         FINISHED_MARK)
+
+
+def prepare(out, resume, force):
+    """Make the output directory ready before any work is done; for rank 0.
+
+    Args:
+        out (str): Directory; created if missing.
+        resume (str or None): ``auto`` or the path of a checkpoint, if a run is continued.
+        force (bool): Whether a run in it is given up: its checkpoints are removed.
+
+    Raises:
+        UserError: If it holds something that is neither continued nor given up, or cannot be written.
+    """
+    probe = os.path.join(out, f'.writable-{os.getpid()}')
+    try:
+        os.makedirs(out, exist_ok=True)
+        entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
+        try:
+            with open(probe, 'wb') as file:
+                file.write(b'\0' * 4096)
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(probe)
+    except OSError as error:
+        raise UserError(f'--out {out}: cannot be written ({error.strerror}); choose another directory '
+                        'or make room') from None
+    if entries and not force and not (resume and _continues(resume, out)):
+        raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
+                        'with --resume auto, give it up with --force, or choose another directory')
+    if force:
+        try:
+            clear(out, [FINISHED_MARK])
+            directory.remove_all(out)
+        except OSError as error:
+            raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '
+                            'permissions or choose another directory') from None
+
+
+def _continues(resume, out):
+    """Whether the checkpoint is the directory's own: those of another run must not mix with it."""
+    return resume == 'auto' or os.path.realpath(resume).startswith(os.path.realpath(out) + os.sep)
+
+
+def clear(out, names=FILES):
+    """Remove what an earlier run has left, when another starts afresh in its place."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(out, name))

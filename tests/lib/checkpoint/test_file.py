@@ -1,0 +1,193 @@
+"""One file: what it holds, and what becomes of a damaged one."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import resource
+import zipfile
+
+from lib import files
+from lib.checkpoint import file
+from lib.checkpoint.file import DamagedCheckpoint
+from lib.errors import UserError
+
+import numpy as np
+import pytest
+
+from tests.lib.checkpoint.examples import ARRAYS, BIG, DESCRIPTION, foreign_files, open_full, same
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / 'checkpoint.npz'
+    file.write(path, ARRAYS, DESCRIPTION)
+    return path
+
+
+def test_round_trip_keeps_every_byte_dtype_and_shape(written):
+    arrays, description = file.read(written)
+    assert same(arrays, ARRAYS)
+    assert description == DESCRIPTION
+
+
+def test_equal_content_gives_equal_files(written, tmp_path):
+    other = tmp_path / 'other.npz'
+    file.write(other, dict(reversed(ARRAYS.items())), DESCRIPTION)
+    assert other.read_bytes() == written.read_bytes()
+
+
+def test_numpy_alone_reads_a_checkpoint(written):
+    with np.load(written, allow_pickle=False) as npz:
+        np.testing.assert_array_equal(npz['model/fc/W'], ARRAYS['model/fc/W'])
+        assert json.loads(npz['description'].item()) == DESCRIPTION
+
+
+def test_arrays_in_fortran_order_and_with_gaps_round_trip(tmp_path):
+    base = np.arange(24.).reshape(4, 6)
+    arrays = {'fortran': np.asfortranarray(base), 'gaps': base[::2, ::3], 'reversed': base[::-1]}
+    file.write(tmp_path / 'a.npz', arrays, {})
+    read, _ = file.read(tmp_path / 'a.npz')
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+
+
+@pytest.mark.parametrize('arrays, error', [
+    ({'a': np.array(None)}, TypeError),
+    ({'a': np.array(['x', 1], object)}, TypeError),
+    ({'description': np.zeros(1)}, ValueError),
+    ({'sha256': np.zeros(1)}, ValueError),
+])
+def test_refuses_what_would_need_pickle_and_reserved_names(tmp_path, arrays, error):
+    with pytest.raises(error):
+        file.write(tmp_path / 'a.npz', arrays, {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_truncation_is_found(written):
+    for length in reversed(range(os.path.getsize(written))):
+        os.truncate(written, length)
+        with pytest.raises(DamagedCheckpoint):
+            file.read(written)
+
+
+@pytest.mark.parametrize('flip', [0x01, 0xff])
+def test_every_changed_byte_is_found_or_harmless(tmp_path, flip):
+    # Bytes that mean nothing, such as the files' dates in the zip directory, may change unnoticed.
+    path = tmp_path / 'a.npz'
+    arrays = {'model/W': np.arange(4, dtype=np.float32), 'optimizer/t': np.array(3)}
+    file.write(path, arrays, {'iteration': 3})
+    content = path.read_bytes()
+    harmless = 0
+    with open(path, 'r+b', buffering=0) as changed:
+        for position, byte in enumerate(content):
+            os.pwrite(changed.fileno(), bytes([byte ^ flip]), position)
+            try:
+                read, description = file.read(path)
+            except DamagedCheckpoint:
+                pass
+            else:
+                harmless += 1
+                assert same(read, arrays) and description == {'iteration': 3}, position
+            os.pwrite(changed.fileno(), bytes([byte]), position)
+    assert harmless < len(content) / 4
+
+
+def test_an_array_exchanged_with_a_valid_zip_checksum_is_found(written):
+    with zipfile.ZipFile(written) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    changed = members['model/fc/W.npy'].replace(np.float32(5).tobytes(), np.float32(6).tobytes())
+    assert changed != members['model/fc/W.npy']
+    with zipfile.ZipFile(written, 'w') as archive:
+        for name, content in {**members, 'model/fc/W.npy': changed}.items():
+            archive.writestr(name, content)
+    with pytest.raises(DamagedCheckpoint, match='does not match its checksum'):
+        file.read(written)
+
+
+def test_a_header_that_promises_a_huge_array_is_damage_not_memory(written):
+    member = io.BytesIO()
+    np.lib.format.write_array_header_1_0(member, {'descr': '<f4', 'fortran_order': False,
+                                                  'shape': (1 << 40, 1 << 40)})
+    with zipfile.ZipFile(written, 'a') as archive:
+        archive.writestr('bomb.npy', member.getvalue())
+    with pytest.raises(DamagedCheckpoint, match='bomb'):
+        file.read(written)
+
+
+def test_an_entry_beyond_the_end_of_the_file_is_damage_not_lack_of_memory(written):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {'descr': '|u1', 'fortran_order': False,
+                                                  'shape': (1 << 60,)})
+    with zipfile.ZipFile(written, 'a') as archive:
+        archive.writestr('bomb.npy', header.getvalue())
+        info = archive.getinfo('bomb.npy')
+        info.file_size = info.compress_size = len(header.getvalue()) + (1 << 60)
+    with pytest.raises(DamagedCheckpoint, match='bomb.npy: larger than the file'):
+        file.read(written)
+
+
+def test_compressed_bombs_are_refused_before_they_unfold(written):
+    with zipfile.ZipFile(written, 'a', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('bomb.npy', bytes(1 << 20))
+    with pytest.raises(DamagedCheckpoint, match='not an uncompressed array'):
+        file.read(written)
+
+
+def test_foreign_files_are_named_with_a_reason_on_one_line(tmp_path):
+    for path in foreign_files(tmp_path):
+        with pytest.raises(DamagedCheckpoint) as caught:
+            file.read(path)
+        assert caught.value.path == str(path)
+        assert caught.value.reason
+        assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_damaged_checkpoint_can_be_sent_to_another_process():
+    error = pickle.loads(pickle.dumps(DamagedCheckpoint('a.npz', 'empty file')))
+    assert (error.path, error.reason) == ('a.npz', 'empty file')
+    assert isinstance(error, UserError)
+
+
+@pytest.fixture
+def small_files_only():
+    """The kernel lets no file grow beyond 4 KiB; Python ignores the signal and sees EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(written, small_files_only):
+    before = written.read_bytes()
+    with pytest.raises(OSError) as caught:
+        file.write(written, BIG, {})
+    assert caught.value.errno == errno.EFBIG
+    assert written.read_bytes() == before
+    assert os.listdir(written.parent) == [written.name]
+
+
+def test_a_full_disk_is_an_oserror_and_the_temporary_file_goes(written, monkeypatch):
+    before = written.read_bytes()
+    monkeypatch.setattr(files, 'open', open_full, raising=False)
+    for arrays in ({'a': np.zeros(1)}, BIG):  # fails at the flush, and while writing
+        with pytest.raises(OSError) as caught:
+            file.write(written, arrays, {})
+        assert caught.value.errno == errno.ENOSPC
+    assert written.read_bytes() == before
+    assert os.listdir(written.parent) == [written.name]
+
+
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, 'fsync', lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
+    monkeypatch.setattr(os, 'replace', lambda *names: (events.append('rename'), replace(*names)))
+    file.write(tmp_path / 'a.npz', ARRAYS, {})
+    content, rename, directory = events
+    assert content.startswith(f'{tmp_path}/a.npz.')
+    assert (rename, directory) == ('rename', str(tmp_path))

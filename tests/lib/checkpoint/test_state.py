@@ -1,0 +1,186 @@
+"""Model and optimizer, and the weights that a run leaves."""
+
+import os
+import pickle
+import signal
+
+from lib.checkpoint import file, state
+from lib.checkpoint.file import DamagedCheckpoint
+from lib.errors import UserError
+from lib.optimizers import RMSpropWarmup
+
+import chainer
+import chainer.functions as F
+import chainer.links as L
+import numpy as np
+import pytest
+
+from tests.lib.checkpoint.examples import foreign_files, same
+
+
+class Network(chainer.Chain):
+
+    def __init__(self, n_out=3, dtype=np.float32):
+        super().__init__()
+        with chainer.using_config('dtype', dtype), self.init_scope():
+            self.fc = L.Linear(4, n_out)
+            self.bn = L.BatchNormalization(n_out)
+
+    def forward(self, x):
+        return self.bn(self.fc(x))
+
+
+def make(n_out=3, dtype=np.float32, seed=0):
+    np.random.seed(seed)
+    model = Network(n_out, dtype)
+    optimizer = RMSpropWarmup(lr=0.01, alpha_sgd=0.5, alpha_rmsprop=0.5)
+    if dtype == chainer.mixed16:
+        optimizer.use_fp32_update()
+    return model, optimizer.setup(model)
+
+
+def train(model, optimizer, first, last):
+    for iteration in range(first, last):
+        x = np.random.RandomState(iteration).randn(8, 4).astype(model.fc.W.dtype)
+        model.cleargrads()
+        F.sum(F.cast(model(x), 'float32') ** 3).backward()
+        optimizer.update()
+
+
+@pytest.mark.parametrize('dtype', [np.float32, chainer.mixed16])
+@pytest.mark.parametrize('used', [False, True])
+def test_a_restored_run_continues_to_the_same_bytes(tmp_path, dtype, used):
+    model, optimizer = make(dtype=dtype)
+    train(model, optimizer, 0, 3)
+    file.write(tmp_path / 'a.npz', state.flatten(model, optimizer), {})
+    train(model, optimizer, 3, 6)
+
+    resumed, its_optimizer = make(dtype=dtype, seed=1)
+    if used:
+        train(resumed, its_optimizer, 20, 22)
+    state.restore(file.read(tmp_path / 'a.npz')[0], resumed, its_optimizer)
+    train(resumed, its_optimizer, 3, 6)
+    assert same(state.flatten(resumed, its_optimizer), state.flatten(model, optimizer))
+
+
+def test_flatten_names_everything_and_shares_no_memory():
+    model, optimizer = make(dtype=chainer.mixed16)
+    train(model, optimizer, 0, 1)
+    arrays = state.flatten(model, optimizer)
+    params = ['fc/W', 'fc/b', 'bn/gamma', 'bn/beta']
+    rules = [f'{param}/{entry}' for param in params for entry in ('t', 'm', 'delta')]
+    masters = [f'{name}/fp32_param' for name, param in model.namedparams() if param.dtype == np.float16]
+    assert len(masters) >= 2
+    assert set(arrays) == {f'model/{name}' for name in [*params, 'bn/avg_mean', 'bn/avg_var', 'bn/N']} | {
+        f'optimizer/{name}' for name in ['t', 'epoch', *rules]} | {f'optimizer{name}' for name in masters}
+    assert all(arrays[f'optimizer{name}'].dtype == np.float32 for name in masters)
+    before = {name: array.copy() for name, array in arrays.items()}
+    train(model, optimizer, 1, 2)
+    assert same(arrays, before)
+
+
+def test_before_the_first_update_there_is_no_state_to_save_or_restore():
+    model, optimizer = make()
+    arrays = state.flatten(model, optimizer)
+    assert arrays['optimizer/fc/W/t'] == 0 and 'optimizer/fc/W/m' not in arrays
+    train(model, optimizer, 0, 2)
+
+    resumed, its_optimizer = make(seed=1)
+    train(resumed, its_optimizer, 20, 22)
+    state.restore(arrays, resumed, its_optimizer)
+    train(resumed, its_optimizer, 0, 2)
+    assert same(state.flatten(resumed, its_optimizer), state.flatten(model, optimizer))
+
+
+def test_restore_keeps_the_arrays_it_fills():
+    model, optimizer = make()
+    train(model, optimizer, 0, 1)
+    arrays = state.flatten(model, optimizer)
+    weights, momentum = model.fc.W.array, model.fc.W.update_rule.state['m']
+    train(model, optimizer, 1, 2)
+    state.restore({**arrays, 'workers/statistics': np.zeros(3)}, model, optimizer)
+    assert model.fc.W.array is weights and model.fc.W.update_rule.state['m'] is momentum
+    assert same(state.flatten(model, optimizer), arrays)
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda a: a.pop('model/fc/W'), 'model/fc/W is not in the file'),
+    (lambda a: a.pop('optimizer/fc/W/m'), 'optimizer/fc/W/m is not in the file'),
+    (lambda a: a.pop('optimizer/t'), 'optimizer/t is not in the file'),
+    (lambda a: a.pop('model/bn/N'), 'model/bn/N is not in the file'),
+    (lambda a: a.update({'model/fc2/W': np.zeros(1)}), 'the file also has model/fc2/W'),
+    (lambda a: a.update({'optimizer/fc/W/x': np.zeros(1)}), 'the file also has optimizer/fc/W/x'),
+    (lambda a: a.update({'model/fc/b': np.zeros(4, 'f')}), r"has shape \(3,\), the file's is \(4,\)"),
+    (lambda a: a.update({'model/fc/b': np.zeros(3, 'd')}), "has dtype float32, the file's is float64"),
+    (lambda a: a.update({'optimizer/fc/b/m': np.zeros((), 'f')}), r"shape \(3,\), the file's is \(\)"),
+])
+def test_a_checkpoint_that_does_not_fit_is_refused_and_the_model_unchanged(change, message):
+    model, optimizer = make()
+    train(model, optimizer, 0, 1)
+    arrays = state.flatten(model, optimizer)
+    change(arrays)
+    other, its_optimizer = make(seed=1)
+    train(other, its_optimizer, 0, 1)
+    before = state.flatten(other, its_optimizer)
+    with pytest.raises(UserError, match=message):
+        state.restore(arrays, other, its_optimizer)
+    assert same(state.flatten(other, its_optimizer), before)
+
+
+def test_weights_round_trip_and_chainer_reads_them(tmp_path):
+    model, optimizer = make()
+    train(model, optimizer, 0, 2)
+    state.save_model(tmp_path / 'model.npz', model)
+    for load in (state.load_model, chainer.serializers.load_npz):
+        other = Network()
+        load(tmp_path / 'model.npz', other)
+        assert same(state.flatten(other, make()[1].setup(other)),
+                    state.flatten(model, make()[1].setup(model)))
+    assert os.listdir(tmp_path) == ['model.npz']
+
+
+def test_weights_that_chainer_wrote_are_cast_to_the_networks_dtype(tmp_path):
+    model = Network()
+    chainer.serializers.save_npz(tmp_path / 'model.npz', model)
+    half = Network(dtype=chainer.mixed16)
+    state.load_model(tmp_path / 'model.npz', half)
+    assert half.fc.W.dtype == np.float16
+    np.testing.assert_array_equal(half.fc.W.array, model.fc.W.array.astype(np.float16))
+
+
+def test_weights_of_another_class_count_name_the_shapes(tmp_path):
+    state.save_model(tmp_path / 'model.npz', Network(n_out=5))
+    with pytest.raises(UserError, match=r"avg_mean has shape \(3,\), the file's is \(5,\); .* more") as error:
+        state.load_model(tmp_path / 'model.npz', Network(n_out=3))
+    assert 'model.npz' in str(error.value) and '\n' not in str(error.value)
+    state.save_model(tmp_path / 'model.npz', L.Linear(4, 5))
+    with pytest.raises(UserError, match=r"W has shape \(3, 4\), the file's is \(5, 4\); b has"):
+        state.load_model(tmp_path / 'model.npz', L.Linear(4, 3))
+
+
+def test_weights_of_another_network_name_what_is_missing_and_left_over(tmp_path):
+    np.savez(tmp_path / 'other.npz', **{'conv/W': np.zeros(1)})
+    with pytest.raises(UserError, match='bn/N is not in the file.* and 5 more'):
+        state.load_model(tmp_path / 'other.npz', Network())
+
+
+def test_files_that_are_no_weights_are_user_errors(tmp_path):
+    for path in foreign_files(tmp_path):
+        if path.name != 'pipe.npz':
+            with pytest.raises(UserError) as caught:
+                state.load_model(path, Network())
+            assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.kill, (os.getpid(), signal.SIGKILL)
+
+    np.savez(tmp_path / 'trap.npz', **{'fc/W': np.array([Trap()], object)})
+    (tmp_path / 'trap.pkl').write_bytes(pickle.dumps(Trap()))
+    for name in ('trap.npz', 'trap.pkl'):
+        with pytest.raises(UserError):
+            state.load_model(tmp_path / name, Network())
+        with pytest.raises(DamagedCheckpoint):
+            file.read(tmp_path / name)

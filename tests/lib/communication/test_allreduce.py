@@ -1,0 +1,26 @@
+"""Sums of payloads over processes, through shared memory and through MPI."""
+
+from lib.communication import allreduce
+
+import numpy as np
+import pytest
+
+from tests import ranks_cases
+
+SCRIPT = 'tests/lib/communication/ranks_allreduce.py'
+
+
+@pytest.mark.parametrize('case', ranks_cases.names(SCRIPT))
+@pytest.mark.parametrize('ranks', [2, 3, 5])
+def test_on_ranks(assert_on_ranks, ranks, case):
+    assert_on_ranks(SCRIPT, ranks, case)
+
+
+class OneProcess:
+    rank, size = 0, 1
+
+
+def test_one_process_has_its_own_payload_and_calls_no_mpi():
+    sums = allreduce.join(OneProcess(), 10, 'float16')
+    sums.payload(4)[...] = np.arange(4)
+    assert sums.sum(4).tolist() == [0, 1, 2, 3]

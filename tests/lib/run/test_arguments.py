@@ -1,0 +1,81 @@
+from lib.run import arguments
+
+import pytest
+
+
+def refusal(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        arguments.parse(list(words))
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count('\n') == 1
+    return message
+
+
+def test_defaults_are_those_of_the_paper_and_of_chainers_example():
+    args = arguments.parse([])
+    assert (args.recipe, args.batchsize, args.virtual_workers, args.epoch) == ('paper', 32, 1, 90)
+    assert (args.out, args.seed, args.val_batchsize) == ('result', 0, 250)
+    assert args.allreduce_grad_dtype == 'float16'
+
+
+@pytest.mark.parametrize('words, value', [
+    (['--batchsize', '0'], "'0'"),
+    (['--batchsize', 'many'], "'many'"),
+    (['--virtual-workers', '-1'], "'-1'"),
+    (['--epoch', '0'], "'0'"),
+    (['--epoch', 'inf'], "'inf'"),
+    (['--seed', '-1'], "'-1'"),
+    (['--loss-scale', 'nan'], "'nan'"),
+    (['--transition', 'abrupt'], "'abrupt'"),
+    (['--no-such-option'], '--no-such-option'),
+    (['--batch', '3'], '--batch'),
+    (['data'], "'data'"),
+    (['a', 'b', 'c'], 'c'),
+    (['a', 'b', '--synthetic'], '--synthetic'),
+    (['--workers', '8'], '--workers'),
+    (['--n-train', '8'], '--n-train'),
+    (['--plan', '--workers', '7', '--virtual-workers', '2'], '7'),
+    (['--force', '--resume', 'auto'], '--force'),
+])
+def test_mistake_is_named_on_one_line(capsys, words, value):
+    assert value in refusal(capsys, *words)
+
+
+def test_other_ranks_leave_silently(capsys, monkeypatch):
+    monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '3')
+    monkeypatch.setattr(arguments, 'SECONDS_FOR_RANK_0', 0)
+    with pytest.raises(SystemExit) as exit_:
+        arguments.parse(['--batchsize', '0'])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == ''
+
+
+def test_epochs_keep_their_kind():
+    assert isinstance(arguments.parse(['-E', '12']).epoch, int)
+    assert arguments.parse(['-E', '0.5']).epoch == 0.5
+
+
+def test_recipe_is_the_published_one():
+    recipe = arguments.chosen_recipe(arguments.parse(['--recipe', 'goyal']))
+    assert (recipe.transition, recipe.schedule, recipe.bn_statistics) == ('none', 'goyal', 'moving')
+
+
+def test_one_part_of_a_recipe_is_exchanged_alone():
+    recipe = arguments.chosen_recipe(arguments.parse(['--transition', 'sudden', '--eta-scale', '2']))
+    assert (recipe.transition, recipe.schedule, recipe.bn_statistics) == ('sudden', 'slow-start', 'last')
+    assert recipe.eta_scale == 2
+
+
+def test_help_names_every_option_of_the_manual(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        arguments.parse(['--help'])
+    assert exit_.value.code == 0
+    told = capsys.readouterr().out
+    options = """--root --synthetic --recipe --arch --insize --batchsize --virtual-workers --epoch --loaderjob
+        --val-batchsize --out --seed --resume --initmodel --communicator --allreduce-grad-dtype --loss-scale
+        --bn-statistics --bn-variance --transition --schedule --eta-scale --dtype --loader --jitter
+        --tensorboard --checkpoint-interval --stall-timeout --on-bad-image --force --plan --workers --n-train
+        --test"""
+    for option in options.split():
+        assert option in told

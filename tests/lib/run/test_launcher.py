@@ -1,0 +1,32 @@
+from lib.run import launcher
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in launcher._RANK_VARIABLES + launcher._SIZE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_process_launched_alone_is_rank_0_of_1():
+    assert (launcher.launched_rank(), launcher.launched_size()) == (0, 1)
+
+
+@pytest.mark.parametrize('rank, size', [('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+                                        ('PMI_RANK', 'PMI_SIZE'), ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS')])
+def test_launchers_tell_rank_and_size(monkeypatch, rank, size):
+    monkeypatch.setenv(rank, '5')
+    monkeypatch.setenv(size, '8')
+    assert (launcher.launched_rank(), launcher.launched_size()) == (5, 8)
+
+
+def test_mpirun_inside_a_slurm_step_comes_first(monkeypatch):
+    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '16')
+    assert launcher.launched_size() == 16
+
+
+def test_empty_variable_says_nothing(monkeypatch):
+    monkeypatch.setenv('PMI_SIZE', '')
+    assert launcher.launched_size() == 1

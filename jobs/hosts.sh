@@ -46,13 +46,20 @@ read_hosts() {
     done
 }
 
-# What a launcher's daemon leaves behind when it is killed: shared memory that no process maps any more, and
-# the directory of a process that is no more. Without a single quote, for the host's shell.
-_TIDY='for f in /dev/shm/sm_segment.*; do
-    [ -O "$f" ] && ! grep -qsF "$f" /proc/[0-9]*/maps && rm -f "$f"; done;
+# What a launcher's daemon leaves behind when it is killed, once the last ranks are gone: shared memory that no
+# process maps, and the directory of a process that is no more. Without a single quote, for the host's shell.
+_TIDY='for second in 1 2 3 4 5; do
+    left=;
+    for f in /dev/shm/sm_segment.*; do
+        [ -O "$f" ] || continue;
+        if grep -qsF "$f" /proc/[0-9]*/maps; then left=1; else rm -f "$f"; fi;
+    done;
+    [ -n "$left" ] || break;
+    sleep 1;
+done;
 for d in "${TMPDIR:-/tmp}"/prted.*; do
-    [ -O "$d" ] && ! [ -e "/proc/${d##*.}" ] && rm -rf "$d"; done;
-true'
+    [ ! -O "$d" ] || [ -e "/proc/${d##*.}" ] || rm -rf "$d";
+done'
 
 # silent_hosts: prints those that do not answer; on those that do, tidies up after a job that has ended.
 silent_hosts() {

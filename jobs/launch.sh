@@ -195,6 +195,10 @@ launch() {
     done
     (($# == 0)) || shift
 
+    trap '_ask TERM' TERM
+    trap '_ask INT' INT
+    trap '_ask HUP' HUP
+    trap '_ask USR1' USR1
     set_environment
     workers=$ranks
     read_hosts "$ranks" ${mpirun_options[@]+"${mpirun_options[@]}"}
@@ -237,10 +241,6 @@ launch() {
 
     # The mark of a run that --force gives up must not speak for this one.
     [[ $trains == 0 || " $* " != *' --force '* ]] || rm -f "$out/$MARK"
-    trap '_ask TERM' TERM
-    trap '_ask INT' INT
-    trap '_ask HUP' HUP
-    trap '_ask USR1' USR1
     while :; do
         _run ${command[@]+"${command[@]}"} ${placement[@]+"${placement[@]}"} "${program[@]}" "$@"
         status=$?

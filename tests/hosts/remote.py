@@ -1,4 +1,4 @@
-"""What sshd and ssh are to real hosts, without keys and packages: for the hosts of conftest.py alone.
+"""What sshd and ssh are to real hosts, without keys and packages: for the hosts of namespaces.py alone.
 
     remote.py serve ADDRESS           the first process of a host: runs what it is sent, reaps what others leave
     remote.py [OPTIONS] HOST COMMAND  as mpirun calls ssh: the command's output, and its exit status

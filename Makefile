@@ -5,13 +5,17 @@ VENV ?= .venv
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
 REQUIREMENTS = setup.py build-constraints.txt lib/_loops.c
 
-.PHONY: train test lint bench soak clean
+.PHONY: train test test-hosts lint bench soak clean
 
 train: $(VENV)/.train
 	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest
+
+# Several hosts on this machine, as root; MPICH has an environment of its own, since mpi4py takes the MPI beside it.
+test-hosts: $(VENV)/.test $(VENV)-mpich/.test
+	$(VENV)/bin/python -m pytest tests/hosts
 
 lint: $(VENV)/.test
 	$(VENV)/bin/python -m ruff check .
@@ -23,7 +27,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
-	rm -rf $(VENV) build *.egg-info lib/_loops*.so
+	rm -rf $(VENV) $(VENV)-mpich build *.egg-info lib/_loops*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +36,11 @@ $(VENV)/.train: $(REQUIREMENTS)
 
 $(VENV)/.test: $(VENV)/.train
 	$(PIP) install --quiet --editable '.[mpi,test]'
+	touch $@
+
+$(VENV)-mpich/.test: $(REQUIREMENTS)
+	$(PYTHON) -m venv $(VENV)-mpich
+	$(subst $(VENV)/,$(VENV)-mpich/,$(PIP)) install --quiet --editable . 'mpich>=5,<6'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

@@ -5,18 +5,17 @@
 ANSWER_SECONDS=10
 
 HOSTS=()          # names, in the order of the list
-LISTED=()         # mpirun's options as they were given
-UNLISTED=()       # the same without the list
+UNLISTED=()       # mpirun's options without the list
 declare -A RANKS_ON=()
-_remote=()        # command that runs another one on a host: HOST COMMAND
+REMOTE=()         # command that runs another one on a host: HOST COMMAND
 
 # read_hosts RANKS MPIRUN_OPTION...: sets all of the above. Ranks on a host: what the list says, but at most
 # RANKS_PER_NODE; without either an equal share.
 read_hosts() {
     local ranks=$1 entry name count entries=()
     shift
-    LISTED=("$@") HOSTS=() UNLISTED=() RANKS_ON=()
-    read -ra _remote <<< "${PRTE_MCA_plm_ssh_agent:-${HYDRA_LAUNCHER_EXEC:-ssh -o BatchMode=yes}}"
+    HOSTS=() UNLISTED=() RANKS_ON=()
+    read -ra REMOTE <<< "${PRTE_MCA_plm_ssh_agent:-${HYDRA_LAUNCHER_EXEC:-ssh -o BatchMode=yes}}"
     while (($#)); do
         case $1 in
             --hostfile|-hostfile|--machinefile|-machinefile|-f)
@@ -26,7 +25,7 @@ read_hosts() {
                 IFS=, read -ra entries <<< "${2:-}"
                 shift ;;
             *)  UNLISTED+=("$1")
-                case $1 in plm_ssh_agent|-launcher-exec) read -ra _remote <<< "${2:-}" ;; esac ;;
+                case $1 in plm_ssh_agent|-launcher-exec) read -ra REMOTE <<< "${2:-}" ;; esac ;;
         esac
         (($# == 0)) || shift
     done
@@ -50,7 +49,7 @@ read_hosts() {
 # process maps, and the directory of a process that is no more. Without a single quote, for the host's shell.
 _TIDY='for second in 1 2 3 4 5; do
     left=;
-    for f in /dev/shm/sm_segment.*; do
+    for f in /dev/shm/sm_segment.* /dev/shm/mpich_shm_*; do
         [ -O "$f" ] || continue;
         if grep -qsF "$f" /proc/[0-9]*/maps; then left=1; else rm -f "$f"; fi;
     done;
@@ -70,7 +69,7 @@ silent_hosts() {
             sh -c "$_TIDY" &>/dev/null
         else
             (
-                timeout --kill-after=1 "$ANSWER_SECONDS" "${_remote[@]}" "$host" "sh -c '${_TIDY//$'\n'/ }'" \
+                timeout --kill-after=1 "$ANSWER_SECONDS" "${REMOTE[@]}" "$host" "sh -c '${_TIDY//$'\n'/ }'" \
                     </dev/null &>/dev/null
                 case $? in 124|137|255) echo "$host" ;; esac  # too late; ssh's own status
             ) &

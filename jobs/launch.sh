@@ -52,7 +52,11 @@ _pass_on() {
     [[ -n $_pid && -z $_reminder ]] || return 0
     local pid=$_pid
     kill -USR1 "$pid" 2>/dev/null
-    (trap - TERM INT HUP USR1; while sleep "$REMIND_SECONDS" && kill -USR1 "$pid"; do :; done) &>/dev/null &
+    (
+        trap - TERM INT HUP USR1
+        # read waits as sleep does, but is no process that would outlive this one.
+        until read -rt "$REMIND_SECONDS"; (($? > 128)) && ! kill -USR1 "$pid"; do :; done <> <(:)
+    ) &>/dev/null &
     _reminder=$!
 }
 
@@ -226,10 +230,12 @@ launch() {
             for name in "${EXPORTED[@]}"; do command+=(-x "$name"); done
         else
             host_option=-hosts
+            # MPICH does not notice that a host's proxy is gone: its ranks go with it.
+            [[ -z ${_heir[*]-} ]] || program=(setpriv --pdeathsig KILL)
         fi
         _leave_out  # nobody
     fi
-    program=("$PYTHON" "$ROOT/train_imagenet.py")
+    program+=("$PYTHON" "$ROOT/train_imagenet.py")
     set -- "$@" ${resume[@]+"${resume[@]}"}
 
     if [[ $dry_run != 0 ]]; then

@@ -138,18 +138,17 @@ class Host:
         run('ip', 'netns', 'delete', self.namespace)
 
     def _enter(self):
-        return ['nsenter', '--target', str(self._first), '--net', '--uts', '--mount', '--ipc', '--pid',
-                f'--wd={ROOT}']
+        return ['nsenter', '--target', str(self._first), '--net', '--uts', '--mount', '--ipc', '--pid']
 
-    def run(self, *command, **options):
+    def run(self, *command, cwd=ROOT, **options):
         """Run a command to its end; its CompletedProcess."""
-        return subprocess.run([*self._enter(), *map(str, command)], text=True, stdin=subprocess.DEVNULL,
+        return subprocess.run([*self._enter(), f'--wd={cwd}', *map(str, command)], text=True, stdin=subprocess.DEVNULL,
                               capture_output=True, **options)
 
     def start(self, *command, env=None):
         """Start a command in its own session."""
         process = subprocess.Popen(
-            [*self._enter(), *map(str, command)], env=env, text=True, stdin=subprocess.DEVNULL,
+            [*self._enter(), f'--wd={ROOT}', *map(str, command)], env=env, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         until(lambda: children(process.pid), 10)  # nsenter passes no signals on
         process.inner, = children(process.pid)
@@ -219,13 +218,21 @@ class Hosts(list):
             host.remove()
         run('ip', 'netns', 'delete', self._switch)
 
-    def launch(self, slots, *options, mpirun=(), script='jobs/launch.sh', **environment):
-        """Start ``launch.sh`` on the first host, on ``slots`` ranks of each host."""
-        ranks = sum(slots)
+    @staticmethod
+    def environment():
+        """Of a user on the first host."""
+        kept = {name: os.environ[name] for name in ('PATH', 'LANG') if name in os.environ}
+        return {**kept, 'PYTHON': sys.executable, 'HOME': '/tmp', 'OPENBLAS_NUM_THREADS': '1'}
+
+    def launch(self, slots, *options, mpirun=(), python=sys.executable, **environment):
+        """Start ``launch.sh`` on the first host, on ``slots`` ranks of each host; ``python`` is Open MPI's."""
         hosts = ','.join(f'{host.name}:{n}' for host, n in zip(self, slots) if n)
-        env = {**base_environment(), 'RANKS_PER_NODE': str(max(slots)), **environment}
-        return self[0].start('bash', ROOT / script, ranks, '--host', hosts,
-                             '--prtemca', 'plm_ssh_agent', self.agent, *mpirun, '--', *options, env=env)
+        env = {**self.environment(), 'HOME': f'/tmp/home-{self[0].name}', 'PYTHON': str(python),
+               'RANKS_PER_NODE': str(max(slots)), **environment}
+        listed = ['--host', hosts, '--prtemca', 'plm_ssh_agent', self.agent]
+        if python != sys.executable:  # MPICH
+            listed = ['-hosts', hosts, '-launcher-exec', self.agent]
+        return self[0].start('bash', ROOT / 'jobs/launch.sh', sum(slots), *listed, *mpirun, '--', *options, env=env)
 
     @property
     def agent(self):
@@ -234,8 +241,3 @@ class Hosts(list):
             path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(REMOTE))} "$@"\n')
             path.chmod(0o755)
         return path
-
-
-def base_environment():
-    kept = {name: os.environ[name] for name in ('PATH', 'LANG') if name in os.environ}
-    return {**kept, 'PYTHON': sys.executable, 'HOME': '/tmp/home-a', 'OPENBLAS_NUM_THREADS': '1'}

@@ -296,6 +296,21 @@ def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
         assert lines(tmp_path / 'scontrol.calls') == calls
 
 
+@pytest.mark.parametrize('silent, calls', [('', []), ('n2', ['requeue 17'])])
+def test_a_fault_is_followed_by_requeue_only_if_a_node_does_not_answer(silent, calls, fake, tmp_path):
+    (tmp_path / 'scontrol').write_text('#!/bin/bash\ncd "$(dirname "$0")"\nif [[ $1 == show ]]; then '
+                                       "printf 'n1\\nn2\\n'; else echo \"$*\" >> scontrol.calls; fi\n")
+    (tmp_path / 'srun').write_text(f'#!/bin/bash\n[[ "$*" != *"--nodelist={silent or "none"} "* ]] || exit 255\n')
+    for name in 'scontrol', 'srun':
+        (tmp_path / name).chmod(0o755)
+    env = {**fake(1), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17',
+           'SLURM_JOB_NODELIST': 'n[1-2]', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    process = start(env, script='paper_1024.slurm')
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert lines(tmp_path / 'scontrol.calls') == calls
+
+
 # Several hosts
 
 @pytest.mark.parametrize('options, env, spans', [

@@ -1,8 +1,8 @@
 """ResNet-8 and ResNet-20, for images of about 32 pixels and training on a CPU.
 
 The networks of He et al. 2016, section 4.2 (CIFAR-10): a 3x3 stem and three stages of ``n`` basic blocks with
-``width``, 2 ``width`` and 4 ``width`` channels, at full, half and quarter side. Initialisation and projection
-shortcuts are those of :mod:`models.resnet50`.
+``width``, 2 ``width`` and 4 ``width`` channels, at full, half and quarter side. Initialization and projection
+shortcuts are those of :mod:`models.blocks`.
 """
 
 from lib import file_format
@@ -10,7 +10,7 @@ from lib import file_format
 import chainer
 import chainer.functions as F
 
-from models.resnet50 import batch_normalization, classifier, convolution, shortcut, stage
+from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
 
 
 class BasicBlock(chainer.Chain):
@@ -26,9 +26,8 @@ class BasicBlock(chainer.Chain):
             self.shortcut = shortcut(in_channels, out_channels, stride, rng)
 
     def forward(self, x):
-        h = F.relu(self.bn1(self.conv1(x)))
-        h = self.bn2(self.conv2(h))
-        return F.relu(h + self.shortcut(x))
+        h = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(h), residual=self.shortcut(x), relu=True)
 
 
 class SmallResNet(chainer.Chain):
@@ -63,7 +62,7 @@ class SmallResNet(chainer.Chain):
             chainer.Variable: (batch, n_class), of the parameters' dtype.
         """
         h = F.cast(x, self.conv1.W.dtype)
-        h = F.relu(self.bn1(self.conv1(h)))
+        h = self.bn1(self.conv1(h), relu=True)
         h = self.res4(self.res3(self.res2(h)))
         return self.fc(F.average(h, axis=(2, 3)))
 

@@ -9,7 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import lib  # noqa: E402, F401  (before anything imports NumPy or Chainer)
+from lib import compiled  # noqa: E402  (before anything imports NumPy or Chainer)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -101,15 +101,24 @@ def both_implementations(request, monkeypatch):
     return choose
 
 
+@pytest.fixture(params=compiled.available())
+def vectors(request, monkeypatch):
+    """One test for each width of vectors that the networks' layers can compute with here; its name."""
+    monkeypatch.setenv(compiled.VARIABLE, request.param)
+    compiled.vectors.cache_clear()
+    yield request.param
+    compiled.vectors.cache_clear()
+
+
 def draw_images(folder, classes, per_class, size=(20, 18), seed=0):
-    """A small data set in the ImageNet layout: noise around a colour of its class."""
+    """A small data set in the ImageNet layout: noise around a color of its class."""
     bits = np.random.RandomState(seed)
     for label, name in enumerate(classes):
         directory = folder / name
         directory.mkdir(parents=True)
-        colour = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
+        color = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
         for i in range(per_class):
-            pixels = np.clip(colour + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(color + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(directory / f'{name}_{i}.JPEG', quality=90)
 
 

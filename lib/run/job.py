@@ -31,6 +31,11 @@ class Job:
     pool: ImagePool
     watchdog: Any
 
+    @property
+    def on_cpu(self):
+        """Whether the network computes on a CPU."""
+        return self.device.xp is np
+
     def everyone(self, function, *arguments):
         """Call on every process; a failure of one is everyone's."""
         return self._step(collectives.collectively, function, *arguments)

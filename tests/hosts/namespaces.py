@@ -1,8 +1,8 @@
 """Several hosts on this machine: network namespaces on a bridge that nothing else is connected to.
 
-Each host has its own name, address, mounts, processes, home, /tmp, /run and /dev/shm. The repository, Python's
-environment and one directory are the same on all, as on a shared file system. Needs root and iproute2; nothing
-leaves the namespaces, and nothing of them outlives the tests.
+Each host has its own name, address, mounts, processes, home, /tmp, /run and /dev/shm. The repository,
+Python's environment and one directory are the same on all, as on a shared file system. Needs root and
+iproute2; nothing leaves the namespaces, and nothing of them outlives the tests.
 """
 
 import contextlib
@@ -137,18 +137,19 @@ class Host:
             self._outer.wait()
         run('ip', 'netns', 'delete', self.namespace)
 
-    def _enter(self):
-        return ['nsenter', '--target', str(self._first), '--net', '--uts', '--mount', '--ipc', '--pid']
+    def _enter(self, cwd=ROOT):
+        return ['nsenter', '--target', str(self._first), '--net', '--uts', '--mount', '--ipc', '--pid',
+                f'--wd={cwd}']
 
     def run(self, *command, cwd=ROOT, **options):
         """Run a command to its end; its CompletedProcess."""
-        return subprocess.run([*self._enter(), f'--wd={cwd}', *map(str, command)], text=True, stdin=subprocess.DEVNULL,
+        return subprocess.run([*self._enter(cwd), *map(str, command)], text=True, stdin=subprocess.DEVNULL,
                               capture_output=True, **options)
 
     def start(self, *command, env=None):
         """Start a command in its own session."""
         process = subprocess.Popen(
-            [*self._enter(), f'--wd={ROOT}', *map(str, command)], env=env, text=True, stdin=subprocess.DEVNULL,
+            [*self._enter(), *map(str, command)], env=env, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         until(lambda: children(process.pid), 10)  # nsenter passes no signals on
         process.inner, = children(process.pid)
@@ -225,19 +226,21 @@ class Hosts(list):
         return {**kept, 'PYTHON': sys.executable, 'HOME': '/tmp', 'OPENBLAS_NUM_THREADS': '1'}
 
     def launch(self, slots, *options, mpirun=(), python=sys.executable, **environment):
-        """Start ``launch.sh`` on the first host, on ``slots`` ranks of each host; ``python`` is Open MPI's."""
+        """Start ``launch.sh`` on the first host, on ``slots`` ranks of each; ``python`` is Open MPI's."""
         hosts = ','.join(f'{host.name}:{n}' for host, n in zip(self, slots) if n)
         env = {**self.environment(), 'HOME': f'/tmp/home-{self[0].name}', 'PYTHON': str(python),
                'RANKS_PER_NODE': str(max(slots)), **environment}
         listed = ['--host', hosts, '--prtemca', 'plm_ssh_agent', self.agent]
         if python != sys.executable:  # MPICH
             listed = ['-hosts', hosts, '-launcher-exec', self.agent]
-        return self[0].start('bash', ROOT / 'jobs/launch.sh', sum(slots), *listed, *mpirun, '--', *options, env=env)
+        return self[0].start('bash', ROOT / 'jobs/launch.sh', sum(slots), *listed, *mpirun, '--', *options,
+                             env=env)
 
     @property
     def agent(self):
         path = self.shared / 'agent'
         if not path.exists():
-            path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(REMOTE))} "$@"\n')
+            command = shlex.join([sys.executable, str(REMOTE)])
+            path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             path.chmod(0o755)
         return path

@@ -1,6 +1,6 @@
 """What sshd and ssh are to real hosts, without keys and packages: for the hosts of namespaces.py alone.
 
-    remote.py serve ADDRESS           the first process of a host: runs what it is sent, reaps what others leave
+    remote.py serve ADDRESS           a host's first process: runs what it is sent, reaps what others leave
     remote.py [OPTIONS] HOST COMMAND  as mpirun calls ssh: the command's output, and its exit status
 
 The command runs in the environment of the first process, not in the caller's, as behind a real sshd.

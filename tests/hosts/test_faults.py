@@ -41,7 +41,7 @@ def test_a_signal_stops_all_hosts_in_good_order(start):
     assert 'stopped at iteration' in told
 
 
-@pytest.mark.parametrize('host, word', [(0, 'prterun --bind'), (1, 'prted'), (2, 'prted'), (0, 'train_imagenet')])
+@pytest.mark.parametrize('host, word', [(0, 'prterun --bind'), (1, 'prted'), (2, 'prted'), (0, 'train_image')])
 def test_a_stop_is_one_also_while_the_daemons_start(three, host, word):
     job = three.launch((1, 1, 1), *LONG, '--out', three.shared / f'early-{host}-{word[:5]}')
     until(lambda: any(line.split()[0].startswith(sys.prefix) and word in line
@@ -77,8 +77,9 @@ def test_a_firewall_between_hosts_ends_the_job_and_is_suspected_aloud(three):
     for host in three[:2]:
         host.drop_incoming(range(20000, 20100))
     try:
-        job = three.launch((1, 1, 0), *LONG, '--stall-timeout', '6', '--out', three.shared / 'firewall', mpirun=[
-            '--mca', 'btl_tcp_port_min_v4', '20000', '--mca', 'btl_tcp_port_range_v4', '100'])
+        job = three.launch(
+            (1, 1, 0), *LONG, '--stall-timeout', '6', '--out', three.shared / 'firewall',
+            mpirun=['--mca', 'btl_tcp_port_min_v4', '20000', '--mca', 'btl_tcp_port_range_v4', '100'])
         told = job.communicate(timeout=60)[0]
     finally:
         for host in three[:2]:

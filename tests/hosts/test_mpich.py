@@ -30,7 +30,8 @@ def test_the_weights_are_those_of_open_mpi(three, wire):
     digests = set()
     for name, options in ('mpich', {'python': PYTHON}), ('open-mpi', {}):
         out = three.shared / f'{name}-{wire}'
-        job = three.launch((2, 2, 0), *TINY, '--epoch', '1', '--allreduce-grad-dtype', wire, '--out', out, **options)
+        job = three.launch((2, 2, 0), *TINY, '--epoch', '1', '--allreduce-grad-dtype', wire, '--out', out,
+                           **options)
         told = job.communicate(timeout=100)[0]
         assert job.returncode == 0, told
         digests.add(hashlib.sha256((out / 'model.npz').read_bytes()).hexdigest())

@@ -1,4 +1,4 @@
-"""jobs/paper_1024.slurm, scaled down, under a real Slurm on three hosts. Needs Debian's slurm-wlm and munge."""
+"""jobs/paper_1024.slurm, scaled down, under a real Slurm on three hosts: Debian's slurm-wlm and munge."""
 
 import os
 import re
@@ -44,8 +44,8 @@ export SLURM_CONF={configuration}
 slurmd -N {name}
 '''
 
-SMALL = ['--arch', 'resnet8', '--insize', '16', '--batchsize', '4', '--communicator', 'naive', '--loaderjob', '0',
-         '--epoch', '2000', '--checkpoint-interval', '5']
+SMALL = ['--arch', 'resnet8', '--insize', '16', '--batchsize', '4', '--communicator', 'naive',
+         '--loaderjob', '0', '--epoch', '2000', '--checkpoint-interval', '5']
 
 
 class Cluster:
@@ -59,8 +59,8 @@ class Cluster:
             (self.site / name).symlink_to(ROOT / name)
         self._scale_down('paper_1024.sh', ('NODES=128', 'NODES=2'), ('RANKS_PER_NODE=8', 'RANKS_PER_NODE=2'),
                          ('    --mca pml ucx ', '    # '))
-        self._scale_down('paper_1024.slurm', ('--nodes=128', '--nodes=2'), ('#SBATCH --gpus-per-node=8\n', ''),
-                         ('--ntasks-per-node=8', '--ntasks-per-node=2'))
+        self._scale_down('paper_1024.slurm', ('--nodes=128', '--nodes=2'),
+                         ('--ntasks-per-node=8', '--ntasks-per-node=2'), ('#SBATCH --gpus-per-node=8\n', ''))
         draw_images(self.site / 'train', 'abc', 16, seed=1)
         draw_images(self.site / 'val', 'abc', 2, seed=2)
         (self.site / 'slurm.conf').write_text(CONFIGURATION)

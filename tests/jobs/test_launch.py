@@ -300,7 +300,8 @@ def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
 def test_a_fault_is_followed_by_requeue_only_if_a_node_does_not_answer(silent, calls, fake, tmp_path):
     (tmp_path / 'scontrol').write_text('#!/bin/bash\ncd "$(dirname "$0")"\nif [[ $1 == show ]]; then '
                                        "printf 'n1\\nn2\\n'; else echo \"$*\" >> scontrol.calls; fi\n")
-    (tmp_path / 'srun').write_text(f'#!/bin/bash\n[[ "$*" != *"--nodelist={silent or "none"} "* ]] || exit 255\n')
+    (tmp_path / 'srun').write_text(
+        f'#!/bin/bash\n[[ "$*" != *"--nodelist={silent or "none"} "* ]] || exit 255\n')
     for name in 'scontrol', 'srun':
         (tmp_path / name).chmod(0o755)
     env = {**fake(1), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17',
@@ -385,7 +386,8 @@ def test_ranks_left_are_those_of_the_hosts_left(given, expected, fake, silent, t
 
 def test_a_host_has_no_more_ranks_than_the_script_gives_each(fake, silent, tmp_path):
     silent.write_text('b\n')
-    start({**fake(1, 0), 'RANKS_PER_NODE': '2'}, '6', '--host', 'a:16,b:16,c:16', '--').communicate(timeout=30)
+    env = {**fake(1, 0), 'RANKS_PER_NODE': '2'}
+    start(env, '6', '--host', 'a:16,b:16,c:16', '--').communicate(timeout=30)
     assert '-np 4 --host a:2,c:2' in lines(tmp_path / 'calls')[1]
 
 

@@ -12,6 +12,11 @@ def test_ranks_of_a_host_take_its_gpus_in_turn():
     assert [devices.choose_gpu(rank, 8) for rank in range(8)] == list(range(8))
 
 
+@pytest.mark.parametrize('case', ranks_cases.names(SCRIPT))
+def test_on_ranks(assert_on_ranks, case):
+    assert_on_ranks(SCRIPT, 2, case)
+
+
 def test_rank_that_sees_one_gpu_takes_it_whatever_its_number():
     assert [devices.choose_gpu(rank, 1) for rank in range(8)] == [0] * 8
 

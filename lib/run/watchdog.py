@@ -10,8 +10,8 @@ import types
 from lib.errors import EXIT_FAULT
 from lib.run.excepthook import end_job, say, where
 
-_NETWORK = ('no iteration yet: do all hosts reach each other? A firewall between them holds messages up; so does '
-            'a network that each has for itself under one address, such as docker0 (mpirun --mca '
+_NETWORK = ('no iteration yet: do all hosts reach each other? A firewall between them holds messages up; so '
+            'does a network that each has for itself under one address, such as docker0 (mpirun --mca '
             'btl_tcp_if_exclude lo,docker0); so do two hosts of one name\n')
 
 
@@ -25,8 +25,8 @@ class StallWatchdog:
 
     Args:
         mpi_comm: mpi4py communicator of the job.
-        timeout (float): Seconds. A step of the set-up, the first iteration, a validation and a checkpoint have
-            to fit in, or be accompanied by :meth:`beat`.
+        timeout (float): Seconds. A step of the set-up, the first iteration, a validation and a checkpoint
+            have to fit in, or be accompanied by :meth:`beat`.
     """
 
     def __init__(self, mpi_comm, timeout):

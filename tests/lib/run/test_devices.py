@@ -7,6 +7,10 @@ from lib.run import devices, machine
 
 import pytest
 
+from tests import ranks_cases
+
+SCRIPT = 'tests/lib/run/ranks_devices.py'
+
 
 def test_ranks_of_a_host_take_its_gpus_in_turn():
     assert [devices.choose_gpu(rank, 8) for rank in range(8)] == list(range(8))

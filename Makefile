@@ -27,11 +27,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
-<<<<<<< HEAD
-	rm -rf $(VENV) $(VENV)-mpich build *.egg-info lib/_loops*.so
-=======
-	rm -rf $(VENV) build *.egg-info lib/_*.so
->>>>>>> main
+	rm -rf $(VENV) $(VENV)-mpich build *.egg-info lib/_*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)

@@ -41,7 +41,7 @@ MOST_LOSSES=3
 ASKED=          # first signal that this script was sent; empty while there was none
 _interruptions=0
 _heir=()        # what asks mpirun to stop when this script is killed
-! setpriv --pdeathsig keep true &>/dev/null || _heir=(setpriv --pdeathsig USR1)
+if setpriv --pdeathsig keep true &>/dev/null; then _heir=(setpriv --pdeathsig USR1); fi
 _pid=           # mpirun, while it runs
 _last_word=TERM # what ends the ranks at once
 _reminder=
@@ -149,7 +149,7 @@ _span_hosts() {
 _leave_out() {
     local host list=() fewer=0
     left_out=" $* "
-    placement=(-np "$ranks" ${mpirun_options[@]+"${mpirun_options[@]}"})
+    ((${#command[@]} == 0)) || placement=(-np "$ranks" ${mpirun_options[@]+"${mpirun_options[@]}"})
     again=(${training[@]+"${training[@]}"})
     (($#)) || return 0
     for host in "${HOSTS[@]}"; do
@@ -233,8 +233,8 @@ launch() {
             # MPICH does not notice that a host's proxy is gone: its ranks go with it.
             [[ -z ${_heir[*]-} ]] || program=(setpriv --pdeathsig KILL)
         fi
-        _leave_out  # nobody
     fi
+    _leave_out  # nobody
     program+=("$PYTHON" "$ROOT/train_imagenet.py")
     set -- "$@" ${resume[@]+"${resume[@]}"}
 

@@ -236,6 +236,18 @@ def test_signal_during_one_process_without_mpirun(tmp_path):
     assert process.returncode == 75
 
 
+def test_one_process_that_stopped_unasked_starts_again_without_mpirun(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/bash\ncd "$(dirname "$0")"\necho "$*" >> calls\n'
+                      '[[ -e result ]] || { mkdir result; exit 75; }\n: > result/finished\n')
+    python.chmod(0o755)
+    process = start(environment(PYTHON=str(python)), '1', '--', '--out', str(tmp_path / 'result'))
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    first, second = lines(tmp_path / 'calls')
+    assert first.split()[0] == second.split()[0] and first.split()[0].endswith('train_imagenet.py')
+
+
 def test_bad_number_of_ranks_is_refused():
     process = start(environment(), 'two', '--')
     _, err = process.communicate(timeout=30)

@@ -17,7 +17,7 @@ LONG = [*TINY, '--epoch', '5000', '--checkpoint-interval', '5']
 @pytest.fixture(autouse=True)
 def nothing_stays_behind(three):
     yield
-    until(lambda: not any(host.processes() for host in three), 20)
+    until(lambda: not any(host.processes() for host in three), 60)
     for host in three:
         left = host.run('sh', '-c', 'ls -d /dev/shm/sm_segment* /tmp/prted*').stdout
         assert not left, f'{host.name}: {left}'
@@ -29,7 +29,7 @@ def start(three, request):
     def start(slots):
         out = three.shared / request.node.name
         job = three.launch(slots, *LONG, '--out', out)
-        until(lambda: list(out.glob('checkpoint/*.npz')), 60, job)
+        until(lambda: list(out.glob('checkpoint/*.npz')), 120, job)
         return job
 
     return start
@@ -38,7 +38,7 @@ def start(three, request):
 def test_a_signal_stops_all_hosts_in_good_order(start):
     job = start((2, 1, 1))
     os.kill(job.inner, signal.SIGTERM)
-    told = job.communicate(timeout=60)[0]
+    told = job.communicate(timeout=120)[0]
     assert job.returncode == 75, told
     assert 'stopped at iteration' in told
 
@@ -49,14 +49,14 @@ def test_a_stop_is_one_also_while_the_daemons_start(three, host, word):
     until(lambda: any(line.split()[0].startswith(sys.prefix) and word in line
                       for line in three[host].processes().values()), 20, job)
     os.kill(job.inner, signal.SIGTERM)
-    told = job.communicate(timeout=60)[0]
+    told = job.communicate(timeout=120)[0]
     assert job.returncode == 75, told
 
 
 def test_a_killed_rank_of_another_host_is_named_with_its_host(three, start):
     job = start((1, 2, 1))
     os.kill(three[1].ranks()[-1], signal.SIGKILL)
-    told = job.communicate(timeout=60)[0]
+    told = job.communicate(timeout=120)[0]
     assert job.returncode == 137, told
     assert re.search(r'rank 2 with PID \d+ on node b exited on\s+signal 9', told), told
 
@@ -64,7 +64,7 @@ def test_a_killed_rank_of_another_host_is_named_with_its_host(three, start):
 def test_a_killed_daemon_ends_the_job_and_what_it_left_is_removed(three, start):
     job = start((1, 2, 0))
     three[1].kill('prted')
-    told = job.communicate(timeout=60)[0]
+    told = job.communicate(timeout=120)[0]
     assert job.returncode == 1, told
     assert re.search(r'Remote daemon: .* on node b', told), told
 
@@ -72,7 +72,7 @@ def test_a_killed_daemon_ends_the_job_and_what_it_left_is_removed(three, start):
 def test_a_killed_script_leaves_a_job_that_stops_with_a_checkpoint(start):
     job = start((1, 1, 0))
     os.kill(job.inner, signal.SIGKILL)
-    assert 'stopped at iteration' in job.communicate(timeout=60)[0]
+    assert 'stopped at iteration' in job.communicate(timeout=120)[0]
 
 
 def test_a_firewall_between_hosts_ends_the_job_and_is_suspected_aloud(three):
@@ -82,7 +82,7 @@ def test_a_firewall_between_hosts_ends_the_job_and_is_suspected_aloud(three):
         job = three.launch(
             (1, 1, 0), *LONG, '--stall-timeout', '6', '--out', three.shared / 'firewall',
             mpirun=['--mca', 'btl_tcp_port_min_v4', '20000', '--mca', 'btl_tcp_port_range_v4', '100'])
-        told = job.communicate(timeout=60)[0]
+        told = job.communicate(timeout=120)[0]
     finally:
         for host in three[:2]:
             host.drop_incoming(None)
@@ -100,7 +100,7 @@ def test_a_host_that_dies_costs_one_restart_on_the_others(three):
     assert undisturbed.returncode == 0, told
     out = three.shared / 'disturbed'
     job = three.launch((2, 2, 2), *options, '--out', out)
-    until(lambda: list(out.glob('checkpoint/*.npz')), 60, job)
+    until(lambda: list(out.glob('checkpoint/*.npz')), 120, job)
     three[1].power_off()
     died = time.monotonic()
     told = []

@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
 REQUIREMENTS = setup.py build-constraints.txt $(wildcard lib/compiled/*.[ch])
 
-.PHONY: train test test-gpu lint bench soak clean
+.PHONY: train test test-gpu test-hosts lint bench soak clean
 
 train: $(VENV)/.train
 	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
@@ -18,6 +18,10 @@ test-gpu:
 	$(MAKE) VENV=$(VENV)-gpu $(VENV)-gpu/.test-gpu
 	$(VENV)-gpu/bin/python -m pytest tests/cuda_on_cpu
 
+# Several hosts on this machine, as root; MPICH has an environment of its own, since mpi4py takes the MPI beside it.
+test-hosts: $(VENV)/.test $(VENV)-mpich/.test
+	$(VENV)/bin/python -m pytest tests/hosts
+
 lint: $(VENV)/.test
 	$(VENV)/bin/python -m ruff check .
 
@@ -28,7 +32,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu build *.egg-info lib/compiled/*.so
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-mpich build *.egg-info lib/compiled/*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +41,11 @@ $(VENV)/.train: $(REQUIREMENTS)
 
 $(VENV)/.test: $(VENV)/.train
 	$(PIP) install --quiet --editable '.[mpi,test]'
+	touch $@
+
+$(VENV)-mpich/.test: $(REQUIREMENTS)
+	$(PYTHON) -m venv $(VENV)-mpich
+	$(subst $(VENV)/,$(VENV)-mpich/,$(PIP)) install --quiet --editable . 'mpich>=5,<6'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

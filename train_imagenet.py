@@ -32,7 +32,6 @@ from lib.run import arguments, description, launcher, lock, machine, output
 from lib.run.job import join
 from lib.run.signals import StopRequest
 from lib.run.timing import Timer
-from lib.run.watchdog import StallWatchdog
 from lib.updater import WorkerUpdater
 
 from chainer import training
@@ -113,7 +112,7 @@ def train(args, stack, stop_request):
     updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, data, versions, network)
+    trainer = job.everyone(make_trainer, args, job.watchdog, updater, data, versions, network)
     begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
@@ -128,9 +127,14 @@ def warn(line):
 
 def open_data(args, job):
     """Open the training and the validation set, the same on every process."""
-    if args.train is None and not args.synthetic:
-        job.everyone(sample_set.ensure_sample_set)  # on every host
-    return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    on_sample_set = args.train is None and not args.synthetic
+    if on_sample_set:
+        places = job.everyone(sample_set.ensure_sample_set)  # in this host's own cache
+    sets = job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    if on_sample_set:
+        for images, place in zip(sets, places):
+            images.root = place
+    return sets
 
 
 def claim_output(args, job, stack):
@@ -174,13 +178,12 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, data, versions, network):
+def make_trainer(args, watchdog, updater, data, versions, network):
     """Make Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
-    watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
         for batch in data.validation_batches(start, stop):
@@ -204,7 +207,9 @@ def make_trainer(args, updater, data, versions, network):
         (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions,
                                   network), checkpoint_due),
     ]
-    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
+    # Chainer makes the directory: only where rank 0 writes.
+    out = args.out if comm.rank == 0 else os.curdir
+    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=out)
     for place, (extension, trigger) in enumerate(acting):
         trainer.extend(extension, trigger=trigger, priority=-place)  # the highest acts first
     return trainer

@@ -1,14 +1,32 @@
-"""A file appears whole or not at all."""
+"""A file appears whole or not at all, and is looked at before it is read."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import platform
 import re
+import stat
 import sys
 
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
+
+
+def open_regular(path):
+    """Open a regular file for reading, as bytes; a named pipe would wait for its writer, a device never end.
+
+    Raises:
+        OSError: It cannot be opened, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+        return open(descriptor, 'rb')
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import pathlib
 import platform
 import re
 import stat
-import sys
+
+from lib.run import terminal
 
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 
@@ -45,8 +46,11 @@ def replacing(path, mode='wb', durable=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     # Host and process in the name tell what a dead writer has left from a file being written.
     temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
     try:
-        with open(temporary, mode) as file:
+        # A new file or an error: never through a link that somebody has put there.
+        with open(temporary, mode.replace('w', 'x')) as file:
             yield file
             if durable:
                 file.flush()
@@ -127,4 +131,4 @@ def try_to(function, path, *arguments):
     try:
         function(path, *arguments)
     except OSError as error:
-        print(f'{path} was not written ({error.strerror}); training goes on', file=sys.stderr, flush=True)
+        terminal.say(f'{terminal.printable(path)} was not written ({error.strerror}); training goes on')

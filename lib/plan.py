@@ -27,7 +27,7 @@ class Plan:
         allreduce_grad_dtype (str): Wire format of gradients.
         loss_scale (float): Factor on the loss before backward.
         dtype (str): Precision of the computation.
-        jitter (bool): Whether colours are augmented.
+        jitter (bool): Whether colors are augmented.
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
         initmodel (str or None): File of initial weights.
@@ -81,15 +81,15 @@ class Plan:
         return iteration * self.total_batch / self.n_train
 
     def hyperparameters(self, iteration):
-        """Hyperparameters of ``iteration`` (from 0), as ``lib.recipe.Hyperparameters``."""
+        """Return the hyperparameters of ``iteration`` (from 0), as ``lib.recipe.Hyperparameters``."""
         return self.recipe.hyperparameters(self.epoch_at(iteration), self.total_batch)
 
     def phases(self):
-        """Learning rate per phase: ``(first epoch, end epoch, first rate, last rate)``, as a list."""
+        """List the learning rates per phase: ``(first epoch, end epoch, first rate, last rate)``."""
         return self.recipe.phases(self.total_batch)
 
     def identity(self):
-        """What must agree for one run to continue another: a flat dict of JSON values.
+        """Tell what must agree for one run to continue another: a flat dict of JSON values.
 
         Processes, loaders and paths may differ.
         """

@@ -6,6 +6,7 @@ one stream of images; iteration ``t`` (from 0) takes the next ``n * b`` of them 
 many processes carry it out: this is Goyal et al., Remark 4 (one shuffling per epoch, divided among workers).
 """
 
+import dataclasses
 import functools
 import math
 from fractions import Fraction
@@ -15,9 +16,38 @@ from lib import random_streams
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The minibatches of the run that one process reads: worker by worker, iteration by iteration.
+
+    Attributes:
+        seed (int): Seed of the run.
+        batch (int): Images per worker b.
+        workers (int): Workers n of the job.
+        first_worker (int): First worker that this process plays.
+        virtual_workers (int): Workers K that it plays.
+        start (int): First iteration, from 0.
+        stop (int): The iteration before which to end.
+    """
+
+    seed: int
+    batch: int
+    workers: int
+    first_worker: int
+    virtual_workers: int
+    start: int
+    stop: int
+
+    def steps(self):
+        """Generate ``(iteration, worker)`` of each minibatch, in the order in which they are read."""
+        for iteration in range(self.start, self.stop):
+            for worker in range(self.first_worker, self.first_worker + self.virtual_workers):
+                yield iteration, worker
+
+
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs, and a loader reads ahead of the training
 def permutation(epoch, n_examples, seed):
-    """Order in which ``epoch`` visits the training set.
+    """Return the order in which ``epoch`` visits the training set.
 
     Sorts counter-based random numbers, so that every NumPy version gives the same order.
 
@@ -36,7 +66,7 @@ def permutation(epoch, n_examples, seed):
 
 
 def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
-    """Images that one worker trains on in one iteration.
+    """Return the images that one worker trains on in one iteration.
 
     Args:
         iteration (int): Iteration t, from 0.
@@ -70,7 +100,7 @@ def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
 
 
 def n_iterations(epochs, n_examples, total_batch):
-    """Length of a run: T = ceil(E * N / (n * b)).
+    """Return the length of a run: T = ceil(E * N / (n * b)).
 
     Args:
         epochs (int, float, str or Fraction): Epochs E; a decimal fraction is taken at its written value.
@@ -85,7 +115,7 @@ def n_iterations(epochs, n_examples, total_batch):
 
 
 def ends_epoch(iteration, n_examples, total_batch):
-    """Whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
+    """Tell whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
 
     Validation, checkpoint and log row follow such an iteration, and the last.
     """
@@ -94,7 +124,7 @@ def ends_epoch(iteration, n_examples, total_batch):
 
 
 def block(part, n_parts, n_examples):
-    """Contiguous share of ``n_examples`` that belongs to ``part`` of ``n_parts``; sizes differ by at most 1.
+    """Return the contiguous share of ``n_examples`` of ``part`` of ``n_parts``; sizes differ by at most 1.
 
     Consecutive workers hold consecutive blocks, so the K workers of one process hold one block together.
 

@@ -12,13 +12,14 @@ import numpy as np
 class WorkerUpdater(chainer.training.Updater):
     """Updates the model as n synchronous workers, K of them played by this process in turn.
 
-    An iteration: each worker computes the gradient of its own b images, normalised by batch normalization
+    An iteration: each worker computes the gradient of its own b images, normalized by batch normalization
     with those images alone; the communicator averages over all n workers; the optimizer makes one step.
     Before the exchange the processes agree on whether one of them has met an error or was asked to stop, so
     that all leave at the same iteration.
 
     Attributes:
         iteration (int): Iterations done.
+        statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
         stopping (bool): Whether any process was asked to stop, the same on all processes.
     """
 
@@ -31,7 +32,7 @@ class WorkerUpdater(chainer.training.Updater):
         self.stopping = False
         self._optimizer = optimizer
         self._batches = batches
-        self._statistics = statistics
+        self.statistics = statistics
         self._stop_request = stop_request
 
     # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
@@ -98,7 +99,7 @@ class WorkerUpdater(chainer.training.Updater):
                 images, labels = next(self._batches)
             x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
             t = device.send(labels)
-            self._statistics.select(k)
+            self.statistics.select(k)
             self.model.cleargrads()
             y = F.cast(self.model(x), 'float32')
             loss = F.softmax_cross_entropy(y, t)

@@ -1,4 +1,4 @@
-"""Time the input pipeline on one core: from JPEG files to a normalised batch.
+"""Time the input pipeline on one core: from JPEG files to a normalized batch.
 
     python -m jobs.bench.input [DIRECTORY] [--images 200] [--repeats 9]
 
@@ -76,7 +76,7 @@ def make_photographs(directory, count=48):
         for octave in range(8):
             size = min(500, 4 << octave), min(375, 3 << octave)
             detail = rng.normal(0, 36 / 1.2 ** octave, (size[1], size[0], 3))
-            detail = 0.8 * detail.mean(axis=2, keepdims=True) + 0.4 * detail  # mostly grey
+            detail = 0.8 * detail.mean(axis=2, keepdims=True) + 0.4 * detail  # mostly gray
             for channel in range(3):
                 layer = Image.fromarray(detail[..., channel].astype(np.float32))
                 pixels[..., channel] += np.asarray(layer.resize((500, 375), Image.BICUBIC))

@@ -39,8 +39,8 @@ labels by sorted class name of the training set) and prepare.json (the settings)
 becomes <class>/ and images.txt. Validation images of classes that are not trained are not taken.
 
 Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
-of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or grey JPEG
-files. Images that cannot be read, or only in part, are left out. The report names the images mended in this
+of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or gray JPEG
+files. Images that cannot be read, or only in part, are left out. The report names the images repaired in this
 run, and all that are left out.
 
 Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
@@ -48,7 +48,7 @@ Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad 
 
 
 def main(arguments=None):
-    """Runs the command; returns its exit status."""
+    """Run the command; returns its exit status."""
     try:
         options = _parser().parse_args(arguments)
         left_out = prepare(**vars(options))

@@ -41,7 +41,7 @@ _CHUNKS_IN_FLIGHT = 4   # per process
 
 def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QUALITY, jobs=1,
             val_labels=None):
-    """Prepares the images below ``source`` in ``destination``; finished files there are left as they are.
+    """Prepare the images below ``source`` in ``destination``; finished files there are left as they are.
 
     Args:
         source (str): Directory that :func:`lib.prepare.source.find_images` reads.
@@ -74,7 +74,7 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
     sys.stdout.flush()
 
-    tally, mended, left_out = Counter(), [], []
+    tally, repaired, left_out = Counter(), [], []
     work = _unfinished(splits, destination, tally)
     chunks = iter(lambda: list(itertools.islice(work, _CHUNK)), [])
     first = next(chunks, None)
@@ -82,20 +82,20 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         progress = _Progress(total)
         chunks = itertools.chain([first], chunks)
         with contextlib.closing(_in_processes(jobs, chunks, destination, short_side, quality)) as results:
-            for counts, mended_here, left_out_here in results:
+            for counts, repaired_here, left_out_here in results:
                 tally.update(counts)
-                mended += mended_here
+                repaired += repaired_here
                 left_out += left_out_here
                 progress.show(tally['done'] + tally['there'])
         progress.close()
 
-    _report(tally, sorted(mended), sorted(left_out), time.monotonic() - started)
+    _report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
     _write_lists(splits, destination, {path for path, _ in left_out})
     return left_out
 
 
 def _leave_out_untrained(train, val):
-    """Takes validation images of classes that are not trained out: they have no label."""
+    """Take validation images of classes that are not trained out: they have no label."""
     untrained = sorted(set(val.classes) - set(train.classes))
     if len(untrained) == len(val.classes):
         raise UserError(f'{val.origin}: none of its classes (such as {untrained[0]}) is in {train.origin} '
@@ -107,7 +107,7 @@ def _leave_out_untrained(train, val):
 
 
 def _claim(destination, settings):
-    """Makes ``destination``, or checks that it was prepared with the same settings."""
+    """Make ``destination``, or checks that it was prepared with the same settings."""
     path = os.path.join(destination, SETTINGS_FILE)
     try:
         os.makedirs(destination, exist_ok=True)
@@ -134,7 +134,7 @@ def _options(settings):
 
 
 def _unfinished(splits, destination, tally):
-    """Yields (path below destination, file name, location) of what is still to do; counts what is there."""
+    """Yield (path below destination, file name, location) of what is still to do; counts what is there."""
     for split_name, split in splits.items():
         for class_name in sorted(split.classes, key=os.fsencode):
             folder = os.path.join(split_name, class_name)
@@ -148,7 +148,7 @@ def _unfinished(splits, destination, tally):
 
 def _finished(folder):
     try:
-        files.remove_leftovers(folder)  # of a run that was killed
+        files.remove_leftovers(folder, of_living=True)  # a killed run's processes may still be ending
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
         return names
@@ -164,7 +164,7 @@ def prepared_name(name):
 
 
 def _in_processes(jobs, chunks, *settings):
-    """Yields the results of :func:`_prepare_chunk` in the order in which they are finished."""
+    """Yield the results of :func:`_prepare_chunk` in the order in which they are finished."""
     # forkserver: neither a fork of a process with threads nor a copy of the image list in every process.
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['lib.prepare.source', 'lib.prepare.image'])
@@ -197,7 +197,7 @@ def _in_processes(jobs, chunks, *settings):
 
 
 def _end_with_parent():
-    """Makes this process end when the one that gives it work is killed; else it would wait for ever."""
+    """Make this process end when the one that gives it work is killed; else it would wait forever."""
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -206,12 +206,12 @@ def _end_with_parent():
 
 
 def _prepare_chunk(chunk, destination, short_side, quality):
-    counts, mended_here, left_out_here = Counter(), [], []
+    counts, repaired_here, left_out_here = Counter(), [], []
     counts['done'] = len(chunk)
     for path, name, location in chunk:
         try:
             data = read_image(location, name)
-            prepared, resized, mended = prepare_image(data, short_side, quality)
+            prepared, resized, repaired = prepare_image(data, short_side, quality)
         except (UnreadableImage, OSError) as error:
             counts['left out'] += 1
             left_out_here.append((path, getattr(error, 'strerror', None) or str(error)))
@@ -222,13 +222,13 @@ def _prepare_chunk(chunk, destination, short_side, quality):
             _write(target, prepared)
         except OSError as error:
             raise _unwritable(target, error) from None
-        counts['resized' if resized else 'converted' if mended else 'copied'] += 1
+        counts['resized' if resized else 'converted' if repaired else 'copied'] += 1
         counts['bytes read'] += len(data)
         counts['bytes written'] += len(prepared)
         # A file that does not call itself JPEG is no surprise.
-        if mended and prepared_name(name) == name:
-            mended_here.append((path, mended))
-    return counts, mended_here, left_out_here
+        if repaired and prepared_name(name) == name:
+            repaired_here.append((path, repaired))
+    return counts, repaired_here, left_out_here
 
 
 def _write(path, data):
@@ -237,7 +237,7 @@ def _write(path, data):
 
 
 def _write_lists(splits, destination, left_out):
-    """Writes the list files, unless they hold the same already: (path below destination, label) per line."""
+    """Write the list files, unless they hold the same already: (path below destination, label) per line."""
     trained = splits.get('train') or splits.get('') or splits['val']
     classes = sorted(trained.classes, key=os.fsencode)
     label_of = {class_name: label for label, class_name in enumerate(classes)}
@@ -268,15 +268,15 @@ def _holds(path, data):
         return False
 
 
-def _report(tally, mended, left_out, seconds):
+def _report(tally, repaired, left_out, seconds):
     written = tally['done'] - tally['left out']
     print(f'{tally["resized"]} resized, {tally["copied"]} copied, {tally["converted"]} only converted, '
           f'{tally["there"]} already there, {tally["left out"]} left out')
     if written:
         print(f'{tally["bytes read"] / 1e6:.1f} MB became {tally["bytes written"] / 1e6:.1f} MB in '
               f'{seconds:.0f} s ({written / seconds:.0f} images/s)')
-    for path, what in mended:
-        print(f'mended: {path} ({what})')
+    for path, what in repaired:
+        print(f'repaired: {path} ({what})')
     for path, reason in left_out:
         print(f'left out: {path} ({reason})')
     sys.stdout.flush()

@@ -19,7 +19,7 @@ if __name__ == '__main__':
 
 import contextlib
 
-from lib import constants, errors, files, validation
+from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import resume, state
 from lib.communication import collectives
@@ -94,8 +94,10 @@ def train(args, stack, stop_request):
     model = make_model(args, train_set.n_class)
     plan = make_plan(args, len(train_set), len(val_set), model, job.comm.size * args.virtual_workers,
                      f'{train_set.fingerprint()} {val_set.fingerprint()}')
-    versions = machine.versions()
-    machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    versions = job.everyone(machine.versions)
+    machine.check_job(job.comm.mpi_comm, {
+        **plan.identity(), **versions, 'loops': None, 'host': None, 'vectors': None,
+        compiled.VARIABLE: versions['vectors'] if job.on_cpu else None})
     claim_output(args, job, stack)
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
@@ -118,7 +120,7 @@ def train(args, stack, stop_request):
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
     trainer = job.everyone(make_trainer, args, updater, data, versions)
-    begin(args, job, trainer, found)
+    begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
@@ -132,14 +134,14 @@ def warn(line):
 
 
 def open_data(args, job):
-    """Return the training and validation set, the same on every process."""
+    """Open the training and the validation set, the same on every process."""
     if args.train is None and not args.synthetic:
         job.everyone(sample_set.ensure_sample_set)  # on every host
     return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
 
 
 def claim_output(args, job, stack):
-    """Lock the output directory, which the lock's ``stack`` gives back, and make it ready; on rank 0."""
+    """Lock the output directory until ``stack`` is closed, and make it ready; on rank 0."""
     job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
         lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     job.first(output.prepare, args.out, args.resume, args.force)
@@ -154,7 +156,7 @@ def make_model(args, n_class):
 
 
 def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
-    """Return the plan that follows from options, sizes and fingerprint of the data, and network."""
+    """Derive the plan that follows from options, sizes and fingerprint of the data, and network."""
     if args.test:
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
     return Plan(
@@ -215,7 +217,7 @@ def make_trainer(args, updater, data, versions):
 
 
 def watched(args, plan, epoch_end):
-    """Tell what people look at, with its triggers; on rank 0."""
+    """List what people look at, with its triggers; for rank 0."""
     return [
         (progress.table(), epoch_end),
         *([(progress.bar(), None)] if progress.on_terminal() else []),
@@ -224,11 +226,15 @@ def watched(args, plan, epoch_end):
     ]
 
 
-def begin(args, job, trainer, found):
+def begin(args, job, trainer, found, vectors):
     """Put the trainer where a checkpoint stands, or clear away what an earlier run has left."""
     if found:
         resume.restore(found, trainer)
         job.say(f'resumed from {found.path} at iteration {found.iteration}')
+        before = found.description['versions'].get('vectors', 'none')
+        if job.on_cpu and before != vectors:
+            job.say(f'computed with vectors {before} until now, from now on with {vectors}: results differ '
+                    f'by rounding ({compiled.VARIABLE}={before} keeps them)')
         return
     job.first(output.clear, args.out)
     if args.resume:

@@ -41,33 +41,33 @@ class Recipe:
     eta_scale: float = 1.0
 
     @property
-    def epoch_scale(self):
+    def epoch_scale(self) -> float:
         """E/90, by which everything counted in epochs scales."""
         return self.epochs / constants.EPOCHS
 
     @property
-    def beta_center(self):
+    def beta_center(self) -> float:
         return constants.BETA_CENTER * self.epoch_scale
 
     @property
-    def beta_period(self):
+    def beta_period(self) -> float:
         return constants.BETA_PERIOD * self.epoch_scale
 
     @property
-    def bn_decay(self):
+    def bn_decay(self) -> float:
         """Decay of the running statistics: 0 leaves those of the last minibatch."""
         return constants.BN_DECAY if self.bn_statistics == 'moving' else 0.0
 
-    def eta_base(self, total_batch):
+    def eta_base(self, total_batch: int) -> float:
         """Return the initial learning rate under the linear rule (section A.2), times ``eta_scale``."""
         return schedules.base_learning_rate(total_batch) * self.eta_scale
 
-    def phases(self, total_batch):
+    def phases(self, total_batch: int) -> list:
         """Return the learning rate per phase, as :func:`lib.schedules.gradual_warmup_phases` lists it."""
         phases = {'slow-start': schedules.slow_start_phases, 'goyal': schedules.gradual_warmup_phases}
         return phases[self.schedule](self.eta_base(total_batch), self.epochs)
 
-    def hyperparameters(self, epoch, total_batch):
+    def hyperparameters(self, epoch: float, total_batch: int) -> Hyperparameters:
         """Return the hyperparameters of the iteration that begins at the fractional ``epoch``.
 
         Returns:

@@ -9,6 +9,7 @@ many processes carry it out: this is Goyal et al., Remark 4 (one shuffling per e
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 from lib import random_streams
@@ -38,7 +39,7 @@ class Share:
     start: int
     stop: int
 
-    def steps(self):
+    def steps(self) -> Iterator[tuple[int, int]]:
         """Generate ``(iteration, worker)`` of each minibatch, in the order in which they are read."""
         for iteration in range(self.start, self.stop):
             for worker in range(self.first_worker, self.first_worker + self.virtual_workers):
@@ -114,7 +115,7 @@ def n_iterations(epochs, n_examples, total_batch):
     return math.ceil(images / total_batch)
 
 
-def ends_epoch(iteration, n_examples, total_batch):
+def ends_epoch(iteration: int, n_examples: int, total_batch: int) -> bool:
     """Tell whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
 
     Validation, checkpoint and log row follow such an iteration, and the last.
@@ -123,7 +124,7 @@ def ends_epoch(iteration, n_examples, total_batch):
     return seen // n_examples > (seen - total_batch) // n_examples
 
 
-def block(part, n_parts, n_examples):
+def block(part: int, n_parts: int, n_examples: int) -> tuple[int, int]:
     """Return the contiguous share of ``n_examples`` of ``part`` of ``n_parts``; sizes differ by at most 1.
 
     Consecutive workers hold consecutive blocks, so the K workers of one process hold one block together.

@@ -8,7 +8,7 @@ medians are printed with their ratio to ChainerMN's, below 1 for this program's 
 CPU; no other programs are needed.
 """
 
-import argparse  # noqa: I001  (lib before NumPy)
+import argparse
 import time
 
 from lib.communication import communicators

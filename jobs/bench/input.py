@@ -2,12 +2,12 @@
 
     python -m jobs.bench.input [DIRECTORY] [--images 200] [--repeats 9]
 
-Compares ``lib.decoding`` and ``lib.normalization`` with a plain Pillow program, with Pillow's decoder alone,
-with the same images prepared by ``lib/prepare.py``, and with simplejpeg and OpenCV where they are installed.
-All draw the same crops. The candidates take turns at every batch and times are CPU time, so that the ratios
-hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110 KB. Takes
-a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8 times as many
-again.
+Compares ``lib.data.decoding`` and ``lib.data.normalization`` with a plain Pillow program, with Pillow's
+decoder alone, with the same images prepared by ``lib.prepare``, and with simplejpeg and OpenCV where they are
+installed. All draw the same crops. The candidates take turns at every batch and times are CPU time, so that
+the ratios hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110
+KB. Takes a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8
+times as many again.
 """
 
 import argparse

@@ -24,7 +24,7 @@ KERNELS = [
     *((wire.MEAN_KERNEL, {'W': W}) for W in FLOATS),
 ]
 SCALARS = {'eta', 'alpha_sgd', 'alpha_rmsprop', 'mu1', 'mu2', 'one_minus_mu2', 'eps', 'weight_decay', 'area',
-           'workers', 'divisor'}
+           'virtual_workers', 'divisor'}
 
 
 def parameters(kernel):

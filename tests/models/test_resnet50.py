@@ -115,7 +115,7 @@ def test_stages_of_a_224_image_have_the_published_shapes(network):
     assert logits.dtype == np.float32
 
 
-def test_stem_pools_the_largest_of_3x3_windows_centerd_on_every_other_pixel(network):
+def test_stem_pools_the_largest_of_3x3_windows_centered_on_every_other_pixel(network):
     recorder = Recorder(bn1=network.bn1, res2=network.res2)
     with chainer.using_config('train', False), chainer.no_backprop_mode(), recorder:
         network(images(2, 3, 60, 44))

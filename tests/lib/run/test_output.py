@@ -1,6 +1,4 @@
-import json
 
-from lib import files
 from lib.checkpoint import directory, file
 from lib.errors import UserError
 from lib.run import lock, output
@@ -52,14 +50,6 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file/out'):
         output.prepare(tmp_path / 'file' / 'out', resume=None, force=False)
-
-
-def test_json_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / 'plan.json'
-    files.write_json(path, {'a': 1})
-    files.write_json(path, {'b': 2})
-    assert json.loads(path.read_text()) == {'b': 2}
-    assert [entry.name for entry in tmp_path.iterdir()] == ['plan.json']
 
 
 def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):

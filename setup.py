@@ -1,8 +1,22 @@
 """Packages and dependencies; each dependency with its reason."""
 
 import platform
+import runpy
 
 import setuptools
+
+sources = runpy.run_path('lib/sources.py')
+
+
+def known_by(*names):
+    """Return the macro by which lib/compiled.py tells a build of other sources."""
+    return 'SOURCES', sources['fingerprint'](*names)
+
+
+def beside(names):
+    """Return the paths of sources of lib/."""
+    return [f'lib/{name}' for name in names]
+
 
 # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
 FLAGS = ['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math']
@@ -20,11 +34,13 @@ setuptools.setup(
     # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
     # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.
     ext_modules=[
-        setuptools.Extension('lib._loops', ['lib/_loops.c'], optional=True, extra_compile_args=FLAGS,
+        setuptools.Extension('lib._loops', beside(sources['LOOPS']), optional=True, extra_compile_args=FLAGS,
+                             define_macros=[known_by(*sources['LOOPS'])],
                              extra_link_args=['-fno-fast-math']),
         *(setuptools.Extension(
-            f'lib._layers_{name}', ['lib/_layers.c', 'lib/_convolution.c', 'lib/_batch_normalization.c'],
-            depends=['lib/_layers.h', 'lib/_vectors.h'], define_macros=[('NAME', name)], optional=True,
+            f'lib._layers_{name}', beside(sources['LAYERS']), depends=beside(sources['LAYERS_HEADERS']),
+            define_macros=[('NAME', name), known_by(*sources['LAYERS'], *sources['LAYERS_HEADERS'])],
+            optional=True,
             extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
           for name, flags in LAYERS.items())],
     install_requires=[

@@ -2,8 +2,8 @@
 
 ``loops``: from ``_loops.c``; None where that failed. :func:`layers`: from ``_layers.c``, for the vectors that
 this machine has, or those that the environment variable ``EXTREME_SGD_VECTORS`` names. Results with other
-vectors differ by rounding; with the same they are the same on every machine. What was compiled from other sources
-than lie here now is not used (:data:`outdated`).
+vectors differ by rounding; with the same they are the same on every machine. What was compiled from other
+sources than lie here now is not used (:data:`outdated`).
 """
 
 import functools

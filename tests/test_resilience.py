@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -392,6 +393,24 @@ def test_second_start_leaves_a_live_runs_files_alone_even_with_force(beside_a_li
 
 
 # Before the start
+
+def children(process):
+    return pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+
+
+def test_a_signal_while_decoders_are_being_started_ends_the_job_with_75_and_all_of_them(small_data, tmp_path):
+    job = subprocess.Popen([sys.executable, 'train_imagenet.py', *map(str, small_data), *SMALL, '-j', '9999',
+                            '--out', str(tmp_path / 'out')], cwd=injection.ROOT, text=True,
+                           stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        assert observation.wait_for(lambda: len(children(job)) > 3, 60, job)
+        job.send_signal(signal.SIGTERM)
+        end = end_of(job)
+    finally:
+        job.kill()
+    assert end.status == 75 and end.nothing_left
+    assert 'SIGTERM before an iteration was done' in end.err
+
 
 def test_a_directory_that_cannot_be_written_is_said_at_once(described, folder):
     (folder / 'a file').write_text('')

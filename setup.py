@@ -5,17 +5,17 @@ import runpy
 
 import setuptools
 
-sources = runpy.run_path('lib/sources.py')
+sources = runpy.run_path('lib/compiled/sources.py')
 
 
 def known_by(*names):
-    """Return the macro by which lib/compiled.py tells a build of other sources."""
+    """Return the macro by which lib/compiled/ tells a build of other sources."""
     return 'SOURCES', sources['fingerprint'](*names)
 
 
 def beside(names):
-    """Return the paths of sources of lib/."""
-    return [f'lib/{name}' for name in names]
+    """Return the paths of sources of lib/compiled/."""
+    return [f'lib/compiled/{name}' for name in names]
 
 
 # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
@@ -34,14 +34,14 @@ setuptools.setup(
     # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
     # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.
     ext_modules=[
-        setuptools.Extension('lib._loops', beside(sources['LOOPS']), optional=True, extra_compile_args=FLAGS,
+        setuptools.Extension('lib.compiled._loops', beside(sources['LOOPS']), optional=True,
                              define_macros=[known_by(*sources['LOOPS'])],
-                             extra_link_args=['-fno-fast-math']),
+                             extra_compile_args=FLAGS, extra_link_args=['-fno-fast-math']),
         *(setuptools.Extension(
-            f'lib._layers_{name}', beside(sources['LAYERS']), depends=beside(sources['LAYERS_HEADERS']),
+            f'lib.compiled._layers_{name}', beside(sources['LAYERS']),
+            depends=beside(sources['LAYERS_HEADERS']),
             define_macros=[('NAME', name), known_by(*sources['LAYERS'], *sources['LAYERS_HEADERS'])],
-            optional=True,
-            extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
+            optional=True, extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
           for name, flags in LAYERS.items())],
     install_requires=[
         'chainer==7.8.1',        # the framework, with ChainerMN inside; lib/compat.py is written for it
@@ -63,10 +63,12 @@ setuptools.setup(
             'nvidia-cudnn-cu12==8.9.*',          # quick convolutions; CuPy does not know cuDNN 9
             'nvidia-nccl-cu12>=2.16.5,<3',       # the exchange of gradients
         ],
-        # For GPUs that these do not know (Blackwell): no cuDNN, convolutions several times slower.
+        # For GPUs that these do not know (Blackwell): no cuDNN, slower convolutions.
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
-        'test': ['pytest>=7', 'ruff>=0.5'],
+        'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch
+        'test-gpu': ['cupy-cuda12x>=13.6,<14'],  # over CUDA's stand-ins, tests/cuda_on_cpu
+        'test': ['pytest>=7', 'ruff>=0.5', 'safetensors>=0.4'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },
 )

@@ -3,16 +3,16 @@
 The tests of lib.optimizers, lib.communication.wire and lib.data.normalization run with them and without.
 """
 
-from lib import compiled, optimizers, sources
+from lib import compiled, optimizers
 from lib.communication import wire
-from lib.compiled import loops
+from lib.compiled import loops, sources
 from lib.data import normalization
 from lib.run import machine
 
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(loops is None, reason='lib/_loops.c was not compiled when this was installed')
+pytestmark = pytest.mark.skipif(loops is None, reason='lib/compiled/loops.c was not compiled')
 SCALARS = [np.float32(value) for value in (0.1, 0.3, 0.002, 0.9, 0.99, 1 - 0.99, 1e-8, 1e-4)]
 SIZES = [0, 1, 7, 8, 1023, 1024, 1025, 5003]
 
@@ -156,7 +156,7 @@ def test_what_was_compiled_from_other_sources_is_not_used_which_is_said(monkeypa
     else:
         monkeypatch.setattr(loops, 'sources', built_from)
     assert compiled._import('_loops', *sources.LOOPS) is None
-    assert 'lib/_loops was compiled from other sources' in machine.notes('naive')[-1]
+    assert 'lib/compiled/_loops was compiled from other sources' in machine.notes('naive')[-1]
 
 
 def test_an_installation_without_sources_uses_what_was_compiled(monkeypatch):

@@ -3,9 +3,9 @@
 import hashlib
 import os
 
-LOOPS = ('_loops.c',)
-LAYERS = ('_layers.c', '_convolution.c', '_batch_normalization.c')
-LAYERS_HEADERS = ('_layers.h', '_vectors.h')
+LOOPS = ('loops.c',)
+LAYERS = ('layers.c', 'convolution.c', 'batch_normalization.c')
+LAYERS_HEADERS = ('layers.h', 'vectors.h')
 
 
 def fingerprint(*names):

@@ -1,6 +1,6 @@
 """What was compiled when the project was installed.
 
-``loops``: from ``_loops.c``; None where that failed. :func:`layers`: from ``_layers.c``, for the vectors that
+``loops``: from ``loops.c``; None where that failed. :func:`layers`: from ``layers.c``, for the vectors that
 this machine has, or those that the environment variable ``EXTREME_SGD_VECTORS`` names. Results with other
 vectors differ by rounding; with the same they are the same on every machine. What was compiled from other
 sources than lie here now is not used (:data:`outdated`).
@@ -10,7 +10,7 @@ import functools
 import importlib
 import os
 
-from lib import sources
+from lib.compiled import sources
 from lib.errors import UserError
 
 outdated = []  # names of modules that were compiled from other sources than lie here
@@ -19,7 +19,7 @@ outdated = []  # names of modules that were compiled from other sources than lie
 def _import(name, *names):
     """Import a module that was compiled from these sources, or return None."""
     try:
-        module = importlib.import_module(f'lib.{name}')
+        module = importlib.import_module(f'lib.compiled.{name}')
     except ImportError:
         return None
     expected = sources.fingerprint(*names)
@@ -64,7 +64,7 @@ def vectors():
 
 
 def layers():
-    """Return the compiled layers, for the vectors in use, or None: see ``_layers.c``."""
+    """Return the compiled layers, for the vectors in use, or None: see ``layers.c``."""
     return _module(vectors())
 
 

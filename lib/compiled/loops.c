@@ -391,7 +391,7 @@ static PyMethodDef functions[] = {
 #define QUOTED_AS_IT_IS(name) #name
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_loops", "Inner loops of the CPU; see lib/_loops.c.", -1, functions,
+    PyModuleDef_HEAD_INIT, "_loops", "Inner loops of the CPU; see lib/compiled/loops.c.", -1, functions,
     NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__loops(void)

@@ -1,16 +1,21 @@
 """The processes of a job: each on its device, joined by a communicator."""
 
 import dataclasses
+import functools
+import sys
+import threading
 from typing import Any
 
 from lib.communication import collectives, communicators
 from lib.data.decoder_pool import ImagePool
-from lib.errors import UserError
-from lib.run import devices, excepthook
+from lib.errors import UserError, shortage
+from lib.run import devices, excepthook, terminal
 from lib.run.watchdog import StallWatchdog
 
 import chainer
 import numpy as np
+
+_MPI_THREADS = 8  # more than Open MPI starts of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,20 @@ class Job:
     def say(self, text):
         """Print on rank 0, at once."""
         if self.comm.rank == 0:
-            print(text, flush=True)
+            terminal.say(text, sys.stdout)
+
+
+def _check_threads():
+    """Raise UserError unless threads can be started; where none can, MPI crashes without saying why."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(_MPI_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        raise UserError(shortage(error)) from None
+    finally:
+        done.set()
 
 
 def join(args, stack, stop_request=None):
@@ -75,6 +93,7 @@ def join(args, stack, stop_request=None):
     # there is MPI, a process can only keep to itself that it has failed.
     pool = error = None
     try:
+        _check_threads()
         pool = stack.enter_context(ImagePool(0 if args.synthetic else args.loaderjob, args.loader))
     except UserError as raised:
         error = raised
@@ -85,7 +104,7 @@ def join(args, stack, stop_request=None):
         stack.callback(watchdog.stop)
     excepthook.install_excepthook(world)
     if stop_request:
-        stop_request.install()
+        stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,

@@ -78,7 +78,7 @@ excepthook.install_excepthook(Comm())
 @pytest.mark.parametrize('code, status, message', [
     ('1 / 0', 1, 'ZeroDivisionError: division by zero'),
     ('raise KeyboardInterrupt', 1, 'KeyboardInterrupt'),
-    ('raise MemoryError', 1, 'MemoryError'),
+    ('raise LookupError', 1, 'LookupError'),
     ('from lib.errors import UserError; raise UserError("no such file")', 2, 'no such file'),
     ('sys.stderr.close(); sys.stdout.close(); sys.stdout = os.fdopen(1, "w"); raise ValueError(1)', 1,
      'ValueError: 1'),

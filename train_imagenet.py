@@ -88,9 +88,7 @@ def train(args, stack, stop_request):
                      f'{train_set.fingerprint()} {val_set.fingerprint()}')
     versions = machine.versions()
     machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
-    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
-        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
-    job.first(output.prepare, args.out, args.resume, args.force)
+    claim_output(args, job, stack)
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
     if args.initmodel and not found:
@@ -107,23 +105,16 @@ def train(args, stack, stop_request):
     job.first(output.clear, args.out, [errors.FINISHED_MARK])
     images = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
                          args.on_bad_image)
-    statistics = BatchStatistics(model, plan.virtual_workers)
-    updater = WorkerUpdater(
-        plan, model, optimizer, job.comm,
-        job.everyone(images.training_batches, found.iteration if found else 0), statistics,
-        Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, statistics, images, versions)
-    if found:
-        resume.restore(found, trainer, statistics)
-        job.say(f'resumed from {found.path} at iteration {found.iteration}')
-        found = None  # its arrays are large
-    else:
-        job.first(output.clear, args.out)
-        if args.resume:
-            job.say(f'no checkpoint in {args.out}: starting afresh')
+    batches = job.everyone(images.training_batches, found.iteration if found else 0)
+    updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
+                            BatchStatistics(model, plan.virtual_workers),
+                            Timer(job.communicator == 'pure_nccl'), stop_request)
+    trainer = job.everyone(make_trainer, args, updater, images, versions)
+    begin(args, job, trainer, found)
+    found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
-    return run(job, plan, args.out, trainer)
+    return run(job, trainer, args.out)
 
 
 def warn(line):
@@ -136,6 +127,13 @@ def open_data(args, job):
     if args.train is None and not args.synthetic:
         job.everyone(sample_set.ensure_sample_set)  # on every host
     return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+
+
+def claim_output(args, job, stack):
+    """Lock the output directory, which the lock's ``stack`` gives back, and make it ready; on rank 0."""
+    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
+        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
+    job.first(output.prepare, args.out, args.resume, args.force)
 
 
 def make_model(args, n_class):
@@ -171,9 +169,9 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, statistics, images, versions):
+def make_trainer(args, updater, images, versions):
     """Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
-    plan, comm, model = updater.plan, updater.comm, updater.model
+    plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
@@ -217,10 +215,21 @@ def watched(args, plan, epoch_end):
     ]
 
 
-def run(job, plan, out, trainer):
+def begin(args, job, trainer, found):
+    """Put the trainer where a checkpoint stands, or clear away what an earlier run has left."""
+    if found:
+        resume.restore(found, trainer)
+        job.say(f'resumed from {found.path} at iteration {found.iteration}')
+        return
+    job.first(output.clear, args.out)
+    if args.resume:
+        job.say(f'no checkpoint in {args.out}: starting afresh')
+
+
+def run(job, trainer, out):
     """Train to the end, or until asked to stop; return the exit status."""
     trainer.run(show_loop_exception_msg=False)
-    updater = trainer.updater
+    updater, plan = trainer.updater, trainer.updater.plan
     if updater.stopping and updater.iteration < plan.iterations:
         if trainer.get_extension('Checkpointing').failed:
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')

@@ -6,6 +6,7 @@ one stream of images; iteration ``t`` (from 0) takes the next ``n * b`` of them 
 many processes carry it out: this is Goyal et al., Remark 4 (one shuffling per epoch, divided among workers).
 """
 
+import dataclasses
 import functools
 import math
 from fractions import Fraction
@@ -13,6 +14,35 @@ from fractions import Fraction
 from lib import random_streams
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The minibatches of the run that one process reads: worker by worker, iteration by iteration.
+
+    Attributes:
+        seed (int): Seed of the run.
+        batch (int): Images per worker b.
+        workers (int): Workers n of the job.
+        first_worker (int): First worker that this process plays.
+        virtual_workers (int): Workers K that it plays.
+        start (int): First iteration, from 0.
+        stop (int): The iteration before which to end.
+    """
+
+    seed: int
+    batch: int
+    workers: int
+    first_worker: int
+    virtual_workers: int
+    start: int
+    stop: int
+
+    def steps(self):
+        """Generate ``(iteration, worker)`` of each minibatch, in the order in which they are read."""
+        for iteration in range(self.start, self.stop):
+            for worker in range(self.first_worker, self.first_worker + self.virtual_workers):
+                yield iteration, worker
 
 
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs, and a loader reads ahead of the training

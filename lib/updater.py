@@ -19,6 +19,7 @@ class WorkerUpdater(chainer.training.Updater):
 
     Attributes:
         iteration (int): Iterations done.
+        statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
         stopping (bool): Whether any process was asked to stop, the same on all processes.
     """
 
@@ -31,7 +32,7 @@ class WorkerUpdater(chainer.training.Updater):
         self.stopping = False
         self._optimizer = optimizer
         self._batches = batches
-        self._statistics = statistics
+        self.statistics = statistics
         self._stop_request = stop_request
 
     # What Chainer's trainer, triggers and extensions ask for. The clock is the number of images seen.
@@ -98,7 +99,7 @@ class WorkerUpdater(chainer.training.Updater):
                 images, labels = next(self._batches)
             x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
             t = device.send(labels)
-            self._statistics.select(k)
+            self.statistics.select(k)
             self.model.cleargrads()
             y = F.cast(self.model(x), 'float32')
             loss = F.softmax_cross_entropy(y, t)

@@ -1,8 +1,8 @@
 """ResNet-8 and ResNet-20, for images of about 32 pixels and training on a CPU.
 
 The networks of He et al. 2016, section 4.2 (CIFAR-10): a 3x3 stem and three stages of ``n`` basic blocks with
-``width``, 2 ``width`` and 4 ``width`` channels, at full, half and quarter side. Initialisation and projection
-shortcuts are those of :mod:`models.resnet50`.
+``width``, 2 ``width`` and 4 ``width`` channels, at full, half and quarter side. Initialization and projection
+shortcuts are those of :mod:`models.blocks`.
 """
 
 from lib import file_format
@@ -10,7 +10,7 @@ from lib import file_format
 import chainer
 import chainer.functions as F
 
-from models.resnet50 import batch_normalization, classifier, convolution, shortcut, stage
+from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
 
 
 class BasicBlock(chainer.Chain):

@@ -11,6 +11,7 @@ from lib.plan import Plan
 from lib.recipe import PUBLISHED
 from lib.run.signals import StopRequest
 from lib.run.timing import Timer
+from lib.sharding import Share
 from lib.updater import WorkerUpdater
 
 import chainer
@@ -27,7 +28,7 @@ plan = Plan(recipe=PUBLISHED['paper'], arch='resnet8', insize=16, n_class=5,
             workers=comm.size, batch=4, allreduce_grad_dtype=dtype)
 optimizer = RMSpropWarmup(*plan.hyperparameters(0), weight_decay=constants.WEIGHT_DECAY).setup(model)
 exempt_from_weight_decay(model)
-batches = SyntheticBatches(5, 16, 0, 4, comm.size, comm.rank, 1, 0, 6)
+batches = SyntheticBatches(5, 16, Share(0, 4, comm.size, comm.rank, 1, 0, 6))
 updater = WorkerUpdater(plan, model, optimizer, comm, batches, BatchStatistics(model), Timer(False),
                         StopRequest())
 

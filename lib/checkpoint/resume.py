@@ -70,13 +70,12 @@ def load(path, out, comm, plan):
     return Found(told[0], collectives.broadcast_arrays(comm, found and found.arrays), told[1])
 
 
-def restore(found, trainer, statistics):
+def restore(found, trainer):
     """Put a checkpoint that ``load`` gave into the trainer and all that it trains.
 
     Args:
         found (Found): Checkpoint.
         trainer (chainer.training.Trainer): With a ``lib.updater.WorkerUpdater`` and a ``JobLog``.
-        statistics (lib.batch_statistics.BatchStatistics): The workers' statistics.
     """
     updater = trainer.updater
     plan, comm, arrays = updater.plan, updater.comm, found.arrays
@@ -84,7 +83,7 @@ def restore(found, trainer, statistics):
     rows = arrays.get('workers/statistics')
     if rows is not None:
         first = comm.rank * plan.virtual_workers
-        statistics.restore_rows(rows[first:first + plan.virtual_workers])
+        updater.statistics.restore_rows(rows[first:first + plan.virtual_workers])
     sums = arrays['log/sums']
     if len(sums) != comm.size:  # other processes: what counts is their sum, whoever holds it
         sums = np.concatenate([sums.sum(axis=0, keepdims=True), np.zeros((comm.size - 1, sums.shape[1]))])

@@ -31,22 +31,22 @@ class _Batch:
 
 
 class _Batches:
-    """Iterator that keeps a ring of batches filled, in the order of a plan.
+    """Iterator that keeps a ring of batches filled, in the order of a sequence.
 
     Args:
         pool (ImagePool): Decodes.
         images (lib.data.datasets.ImageList): Images to read.
         insize (int): Side of the network's input.
         batch (int): Images per batch, at most.
-        plan (iterable of tuple): ``(indices, epochs)`` of each batch, two lists.
+        sequence (iterable of tuple): ``(indices, epochs)`` of each batch, two lists.
         augmentation (tuple or None): As in :func:`lib.data.decoder_process.decode_images`.
         urgent (bool): Whether to go before other batches of the same pool.
     """
 
-    def __init__(self, pool, images, insize, batch, plan, augmentation, urgent):
+    def __init__(self, pool, images, insize, batch, sequence, augmentation, urgent):
         self._pool = pool
         self._images = images
-        self._plan = iter(plan)
+        self._sequence = iter(sequence)
         self._augmentation = augmentation
         self._urgent = urgent
         # Small tasks spread a batch over all processes; larger ones save messages.
@@ -80,7 +80,7 @@ class _Batches:
         return self._deliver(batch, self._ring.pixels[batch.slot, :len(batch.indices)])
 
     def close(self):
-        """Gives the memory back to the pool, after the decoding that is under way."""
+        """Give the memory back to the pool, after the decoding that is under way."""
         if self._closed:
             return
         self._closed = True
@@ -94,7 +94,7 @@ class _Batches:
     def _fill(self):
         while self._free and not self._closed:
             try:
-                indices, epochs = next(self._plan)
+                indices, epochs = next(self._sequence)
             except StopIteration:
                 return
             batch = _Batch(self._free.popleft(), indices, epochs, self._images.labels[indices])
@@ -135,13 +135,7 @@ class TrainingBatches(_Batches):
         pool (ImagePool): Decodes.
         images (lib.data.datasets.ImageList): The training set.
         insize (int): Side of the network's input.
-        seed (int): Seed of the run.
-        batch (int): Images per worker b.
-        n_workers (int): Number of workers n.
-        first_worker (int): First worker that this process plays.
-        n_local_workers (int): Number of workers K that it plays.
-        start_iteration (int): First iteration, from 0.
-        stop_iteration (int): The iteration before which to end.
+        share (lib.sharding.Share): Which minibatches.
         on_bad_image (str): ``'error'`` raises; ``'skip'`` takes the image at the next position of the same
             epoch's order instead, which is then seen twice, while no other image moves.
         jitter (bool): Whether to jitter colours.
@@ -155,17 +149,13 @@ class TrainingBatches(_Batches):
         UserError: When there is no memory for the batches.
     """
 
-    def __init__(self, pool, images, insize, seed, batch, n_workers, first_worker, n_local_workers,
-                 start_iteration, stop_iteration, on_bad_image='error', jitter=False):
+    def __init__(self, pool, images, insize, share, on_bad_image='error', jitter=False):
         self.skipped = []
-        self._seed = seed
+        self._seed = share.seed
         self._skip = _skips(on_bad_image)
         self._bad = set()
-        steps = ((iteration, worker) for iteration in range(start_iteration, stop_iteration)
-                 for worker in range(first_worker, first_worker + n_local_workers))
-        last_image = stop_iteration * n_workers * batch - 1
-        plan = _planned(steps, n_workers, batch, len(images), seed, last_epoch=last_image // len(images))
-        super().__init__(pool, images, insize, batch, plan, (seed, jitter), urgent=False)
+        super().__init__(pool, images, insize, share.batch, _planned(share, len(images)),
+                         (share.seed, jitter), urgent=False)
 
     def _failed(self, batch, position, reason):
         index = batch.indices[position]
@@ -195,28 +185,33 @@ class TrainingBatches(_Batches):
         return pixels, batch.labels
 
 
-def _planned(steps, n_workers, batch, n_examples, seed, last_epoch):
-    """Generates ``(indices, epochs)`` of the batch of each ``(iteration, worker)``.
+def _planned(share, n_examples):
+    """Generate ``(indices, epochs)`` of each minibatch of a share, two lists.
 
     The next epoch's order is drawn in a thread while this one's images are read: that of ImageNet takes
     longer than an iteration, for which all processes would wait at the beginning of every epoch.
     """
+    def epoch_of(iteration, worker):
+        """Epoch of the last image of a minibatch."""
+        return ((iteration * share.workers + worker + 1) * share.batch - 1) // n_examples
+
+    last_epoch = epoch_of(share.stop - 1, share.workers - 1)
     with concurrent.futures.ThreadPoolExecutor(1, 'order of the next epoch') as thread:
         newest, drawing = -1, None
-        for iteration, worker in steps:
-            last_image = (iteration * n_workers + worker + 1) * batch - 1
-            epoch = last_image // n_examples
+        for iteration, worker in share.steps():
+            epoch = epoch_of(iteration, worker)
             if epoch > newest and drawing:
                 drawing.result()  # raises what the drawing has raised
-            indices, epochs = worker_batch(iteration, worker, n_workers, batch, n_examples, seed)
+            indices, epochs = worker_batch(iteration, worker, share.workers, share.batch, n_examples,
+                                           share.seed)
             if newest < epoch < last_epoch:
-                drawing = thread.submit(permutation, epoch + 1, n_examples, seed)
+                drawing = thread.submit(permutation, epoch + 1, n_examples, share.seed)
             newest = epoch
             yield indices.tolist(), epochs.tolist()
 
 
 def validation_batches(pool, images, insize, start, stop, batchsize, on_bad_image='error', skipped=None):
-    """Generates the centre crops of images ``start`` to ``stop - 1``, in order.
+    """Generate the center crops of images ``start`` to ``stop - 1``, in order.
 
     May be used while training batches of the same pool are under way, which then wait.
 
@@ -255,9 +250,9 @@ class _ValidationBatches(_Batches):
     def __init__(self, pool, images, insize, start, stop, batchsize, skip, skipped):
         self._skip = skip
         self._skipped = skipped
-        plan = ((list(range(first, min(first + batchsize, stop))), [0] * batchsize)
-                for first in range(start, stop, batchsize))
-        super().__init__(pool, images, insize, min(batchsize, stop - start), plan, None, urgent=True)
+        sequence = ((list(range(first, min(first + batchsize, stop))), [0] * batchsize)
+                    for first in range(start, stop, batchsize))
+        super().__init__(pool, images, insize, min(batchsize, stop - start), sequence, None, urgent=True)
 
     def _failed(self, batch, position, reason):
         path = self._images.path(batch.indices[position])

@@ -2,6 +2,7 @@
 
 from lib.data import datasets, sample_set, synthetic
 from lib.data.batches import TrainingBatches, validation_batches
+from lib.sharding import Share
 
 
 def open_sets(train=None, val=None, root='.', is_synthetic=False, n_train=None):
@@ -52,18 +53,19 @@ class Input:
         self.skipped = []
 
     def training_batches(self, start_iteration):
-        """Iterator over this process's minibatches, K per iteration, from ``start_iteration`` on."""
+        """Make the iterator over this process's minibatches, K per iteration, from ``start_iteration`` on."""
         plan = self._plan
-        shape = (plan.insize, plan.seed, plan.batch, plan.workers, self._rank * plan.virtual_workers,
-                 plan.virtual_workers, start_iteration, plan.iterations)
+        share = Share(plan.seed, plan.batch, plan.workers, self._rank * plan.virtual_workers,
+                      plan.virtual_workers, start_iteration, plan.iterations)
         if isinstance(self._train_set, synthetic.SyntheticImages):
-            return synthetic.SyntheticBatches(plan.n_class, *shape)
-        batches = TrainingBatches(self._pool, self._train_set, *shape, self._on_bad_image, plan.jitter)
+            return synthetic.SyntheticBatches(plan.n_class, plan.insize, share)
+        batches = TrainingBatches(self._pool, self._train_set, plan.insize, share, self._on_bad_image,
+                                  plan.jitter)
         self.skipped.append(batches.skipped)
         return batches
 
     def validation_batches(self, start, stop):
-        """Generator of validation images ``start`` to ``stop - 1``."""
+        """Generate the batches of validation images ``start`` to ``stop - 1``."""
         plan = self._plan
         if isinstance(self._val_set, synthetic.SyntheticImages):
             return synthetic.validation_batches(plan.insize, plan.seed, start, stop, self._val_batchsize)

@@ -1,6 +1,7 @@
 """Images made in memory: a training without a disk, to measure all the rest."""
 
 from lib import constants, random_streams
+from lib.sharding import Share
 
 import numpy as np
 
@@ -11,13 +12,7 @@ class SyntheticBatches:
     Args:
         n_class (int): Number of classes that labels are drawn from.
         insize (int): Side of the network's input.
-        seed (int): Seed of the run.
-        batch (int): Images per worker b.
-        n_workers (int): Number of workers n.
-        first_worker (int): First worker that this process plays.
-        n_local_workers (int): Number of workers K that it plays.
-        start_iteration (int): First iteration, from 0.
-        stop_iteration (int): The iteration before which to end.
+        share (lib.sharding.Share): Which minibatches they stand for.
 
     Attributes:
         skipped (list): Empty.
@@ -25,17 +20,17 @@ class SyntheticBatches:
 
     _N_DISTINCT = 4  # batches in memory; workers share them
 
-    def __init__(self, n_class, insize, seed, batch, n_workers, first_worker, n_local_workers,
-                 start_iteration, stop_iteration):
+    def __init__(self, n_class, insize, share):
         self.skipped = []
-        workers = range(first_worker, min(first_worker + n_local_workers, n_workers))
+        workers = range(share.first_worker,
+                        min(share.first_worker + share.virtual_workers, share.workers))
         made = {worker % self._N_DISTINCT: None for worker in workers[:self._N_DISTINCT]}
         for number in made:
-            bits = random_streams.stream(seed, random_streams.SYNTHETIC, number)
-            labels = (bits.random_raw(batch) % np.uint64(n_class)).astype(np.int32)
-            pixels = random_streams.random_bytes(bits, batch * insize * insize * 3)
-            made[number] = pixels.reshape(batch, insize, insize, 3), labels
-        self._batches = (made[worker % self._N_DISTINCT] for _ in range(start_iteration, stop_iteration)
+            bits = random_streams.stream(share.seed, random_streams.SYNTHETIC, number)
+            labels = (bits.random_raw(share.batch) % np.uint64(n_class)).astype(np.int32)
+            pixels = random_streams.random_bytes(bits, share.batch * insize * insize * 3)
+            made[number] = pixels.reshape(share.batch, insize, insize, 3), labels
+        self._batches = (made[worker % self._N_DISTINCT] for _ in range(share.start, share.stop)
                          for worker in workers)
 
     def __iter__(self):
@@ -45,7 +40,7 @@ class SyntheticBatches:
         return next(self._batches)
 
     def close(self):
-        """Nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
 
 class SyntheticImages:
@@ -77,7 +72,7 @@ def open_pair(n_train=None):
 def validation_batches(insize, seed, start, stop, batchsize):
     """As ``lib.data.batches.validation_batches``, of random pixels."""
     n_batches = -(-(stop - start) // batchsize)
-    batches = SyntheticBatches(SyntheticImages.n_class, insize, seed, batchsize, 1, 0, 1, 0, n_batches)
+    batches = SyntheticBatches(SyntheticImages.n_class, insize, Share(seed, batchsize, 1, 0, 1, 0, n_batches))
     for number, (pixels, labels) in enumerate(batches):
         size = min(batchsize, stop - start - number * batchsize)
         yield pixels[:size], labels[:size]

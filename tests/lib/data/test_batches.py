@@ -16,7 +16,7 @@ from lib.data.decoder_pool import ImagePool
 from lib.data.decoding import load_training, load_validation
 from lib.data.synthetic import SyntheticBatches
 from lib.errors import BadImage, UserError
-from lib.sharding import permutation, worker_batch
+from lib.sharding import Share, permutation, worker_batch
 
 import numpy as np
 import pytest
@@ -66,7 +66,8 @@ def serial():
 
 
 def training(pool, images, batch=4, n_workers=4, first=0, local=4, start=0, stop=5, **options):
-    return TrainingBatches(pool, images, INSIZE, SEED, batch, n_workers, first, local, start, stop, **options)
+    return TrainingBatches(pool, images, INSIZE, Share(SEED, batch, n_workers, first, local, start, stop),
+                           **options)
 
 
 def collect(batches):
@@ -133,9 +134,9 @@ class Drawings:
             self.finished[epoch].set()
             return order
 
-        def stream(seed, purpose, epoch):
-            of_thread.epoch = epoch
-            return make(seed, purpose, epoch)
+        def stream(seed, purpose, *numbers):
+            of_thread.epoch = numbers[-1]
+            return make(seed, purpose, *numbers)
 
         argsort, make, of_thread = np.argsort, random_streams.stream, threading.local()
         monkeypatch.setattr(sharding.np, 'argsort', draw)
@@ -293,7 +294,7 @@ def test_an_epoch_around_a_bad_image_moves_no_other(serial, tmp_path):
 
 def test_skipping_gives_up_when_no_image_is_good(pool, tmp_path):
     images = make_images(tmp_path, 5, bad=range(5))
-    batches = TrainingBatches(pool, images, INSIZE, SEED, 3, 1, 0, 1, 0, 2, on_bad_image='skip')
+    batches = TrainingBatches(pool, images, INSIZE, Share(SEED, 3, 1, 0, 1, 0, 2), on_bad_image='skip')
     with pytest.raises(BadImage, match='nor can any of 5'):
         next(batches)
 
@@ -378,9 +379,10 @@ import numpy as np
 from lib.data.datasets import ImageList
 from lib.data.batches import TrainingBatches
 from lib.data.decoder_pool import ImagePool
+from lib.sharding import Share
 pool = ImagePool(3)
 images = ImageList({data!r}, [b'%d.jpg' % i for i in range({n})], np.arange({n}))
-batches = TrainingBatches(pool, images, 16, 5, 4, 1, 0, 1, 0, 10 ** 6)
+batches = TrainingBatches(pool, images, 16, Share(5, 4, 1, 0, 1, 0, 10 ** 6))
 pixels, labels = next(batches)
 assert (labels == {labels!r}).all()
 print('ready', flush=True)
@@ -495,7 +497,7 @@ def test_system_without_memfd_uses_a_file(images, monkeypatch):
 # ---- synthetic batches ----
 
 def test_synthetic_batches_have_the_shape_of_training_batches(serial, images):
-    synthetic = SyntheticBatches(7, INSIZE, SEED, 4, 4, 1, 2, 3, 6)
+    synthetic = SyntheticBatches(7, INSIZE, Share(SEED, 4, 4, 1, 2, 3, 6))
     real = collect(training(serial, images, first=1, local=2, start=3, stop=6))
     got = collect(synthetic)
     assert [(p.shape, p.dtype, y.shape, y.dtype) for p, y in got] == \
@@ -505,8 +507,8 @@ def test_synthetic_batches_have_the_shape_of_training_batches(serial, images):
 
 
 def test_synthetic_batches_belong_to_workers_not_to_processes():
-    together = collect(SyntheticBatches(7, INSIZE, SEED, 4, 6, 0, 6, 0, 2))
-    apart = [collect(SyntheticBatches(7, INSIZE, SEED, 4, 6, worker, 1, 0, 2)) for worker in range(6)]
+    together = collect(SyntheticBatches(7, INSIZE, Share(SEED, 4, 6, 0, 6, 0, 2)))
+    apart = [collect(SyntheticBatches(7, INSIZE, Share(SEED, 4, 6, worker, 1, 0, 2))) for worker in range(6)]
     assert_same(together, [apart[worker][t] for t in range(2) for worker in range(6)])
     assert not np.array_equal(together[0][0], together[1][0])
 

@@ -71,8 +71,9 @@ def python(program):
 
 
 @on_glibc
-@pytest.mark.parametrize('module', ['train_imagenet', 'lib', 'models', 'extensions', 'lib.decoder_process',
-                                    'lib.prepare', 'conftest', 'jobs.bench.exchange'])
+@pytest.mark.parametrize('module', ['train_imagenet', 'lib', 'models', 'extensions',
+                                    'lib.data.decoder_process', 'lib.prepare', 'conftest',
+                                    'jobs.bench.exchange'])
 def test_threads_are_set_when_numpy_is_imported(module, monkeypatch):
     monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_SIZE', '1000')
     said = python(WATCH.format(root=str(ROOT), module=module))

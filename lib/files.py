@@ -8,6 +8,8 @@ import platform
 import re
 import sys
 
+_NAME_BYTES = 255  # what a file's name may have at most
+
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 
 
@@ -26,7 +28,8 @@ def replacing(path, mode='wb', durable=False):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Host and process in the name tell what a dead writer has left from a file being written.
-    temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
+    mark = f'.partial-{_host()}-{os.getpid()}'
+    temporary = path.with_name(os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES - len(mark)]) + mark)
     try:
         with open(temporary, mode) as file:
             yield file

@@ -7,6 +7,7 @@ from lib.data import decoding
 from PIL import Image
 
 QUALITY = 90
+MAX_BYTES = 1 << 28
 
 
 class UnreadableImage(Exception):

@@ -10,10 +10,11 @@ imply; README.md is the manual.
 import signal
 import sys
 
+STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 early_signals = []
 if __name__ == '__main__':
-    # Imports may take seconds on a shared disk: a signal that comes meanwhile is remembered, not deadly.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile is noted and does not kill.
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: early_signals.append(number))
 
 import contextlib
@@ -46,7 +47,7 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest(early_signals).install()
+    stop_request = StopRequest(STOP_SIGNALS, early_signals).install()
     args = arguments.parse()
     try:
         if args.plan:
@@ -103,13 +104,13 @@ def train(args, stack, stop_request):
     job.say('\n'.join([description.describe(plan), ', '.join(map(' '.join, versions.items())), hardware,
                        *machine.notes(job.communicator)]))
     job.first(output.clear, args.out, [errors.FINISHED_MARK])
-    images = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
-                         args.on_bad_image)
-    batches = job.everyone(images.training_batches, found.iteration if found else 0)
+    data = input.Input(plan, job.comm.rank, job.pool, train_set, val_set, args.val_batchsize,
+                       args.on_bad_image)
+    batches = job.everyone(data.training_batches, found.iteration if found else 0)
     updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, images, versions)
+    trainer = job.everyone(make_trainer, args, updater, data, versions)
     begin(args, job, trainer, found)
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
@@ -123,43 +124,43 @@ def warn(line):
 
 
 def open_data(args, job):
-    """Training and validation set, the same on every process."""
+    """Open the training and the validation set, the same on every process."""
     if args.train is None and not args.synthetic:
         job.everyone(sample_set.ensure_sample_set)  # on every host
     return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
 
 
 def claim_output(args, job, stack):
-    """Lock the output directory, which the lock's ``stack`` gives back, and make it ready; on rank 0."""
+    """Lock the output directory until ``stack`` is closed, and make it ready; on rank 0."""
     job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
         lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
     job.first(output.prepare, args.out, args.resume, args.force)
 
 
 def make_model(args, n_class):
-    """The network that the options name, with its initial weights."""
+    """Make the network that the options name, with its initial weights."""
     on_sample_set = args.train is None and args.n_train is None and not args.synthetic
     model = models.build(args.arch or ('resnet8' if on_sample_set else 'resnet50'), n_class, args.seed)
     models.set_batch_normalization_decay(model, arguments.chosen_recipe(args).bn_decay)
     return model
 
 
-def make_plan(args, n_train, n_val, model, workers, data=''):
-    """The plan that follows from the options, the sizes and fingerprint of the data, and the network."""
+def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
+    """Derive the plan that follows from options, sizes and fingerprint of the data, and network."""
     if args.test:
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
     return Plan(
         recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
         n_class=model.fc.out_size, n_parameters=model.count_params(),
-        n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=data, workers=workers,
-        virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
+        n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
+        workers=workers, virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
         jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
         initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
 
 
 def make_optimizer(plan, model):
-    """The paper's optimizer, with Goyal's weight decay on all but batch normalization's gamma and beta."""
+    """Make the paper's optimizer, with Goyal's weight decay on all but batch normalization's parameters."""
     first = plan.hyperparameters(0)
     optimizer = RMSpropWarmup(*first, weight_decay=constants.WEIGHT_DECAY)
     optimizer.setup(model)
@@ -169,8 +170,8 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, images, versions):
-    """Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
+def make_trainer(args, updater, data, versions):
+    """Make Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
@@ -178,7 +179,7 @@ def make_trainer(args, updater, images, versions):
     watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
-        for batch in images.validation_batches(start, stop):
+        for batch in data.validation_batches(start, stop):
             if watchdog:
                 watchdog.beat()
             yield batch
@@ -191,7 +192,7 @@ def make_trainer(args, updater, images, versions):
         (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),
         (extensions.Validation(comm, lambda: validation.evaluate_share(
             plan, comm.rank, model, statistics, validation_batches)), epoch_end),
-        *([(extensions.SkippedImages(images.skipped, comm.rank), epoch_end)] if plan.skip_bad_images else []),
+        *([(extensions.SkippedImages(data.skipped, comm.rank), epoch_end)] if plan.skip_bad_images else []),
         (extensions.IterationTimes(comm, plan, updater.timer, timing_path, epoch_end, checkpoint_due), None),
         (job_log, None),
         *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),
@@ -206,7 +207,7 @@ def make_trainer(args, updater, images, versions):
 
 
 def watched(args, plan, epoch_end):
-    """What people look at, with its triggers; on rank 0."""
+    """List what people look at, with its triggers; for rank 0."""
     return [
         (progress.table(), epoch_end),
         *([(progress.bar(), None)] if progress.on_terminal() else []),

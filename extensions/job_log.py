@@ -19,15 +19,15 @@ class JobLog(extensions.LogReport):
     small all-reduce per row; ``epoch`` is the number of images seen over N, fractional. All else that was
     reported enters with its value in the row's last iteration.
 
-    Called on every process, each of which plays ``workers`` workers; rank 0 writes.
+    Called on every process, each of which plays ``virtual_workers`` workers; rank 0 writes.
     """
 
     default_name = 'LogReport'  # the name by which Chainer's PrintReport finds it
 
-    def __init__(self, comm, workers, out, trigger):
+    def __init__(self, comm, virtual_workers, out, trigger):
         super().__init__(trigger=trigger)
         self._comm = comm
-        self._workers = workers
+        self._virtual_workers = virtual_workers
         self._path = os.path.join(out, 'log')
         self._sums = np.zeros(1 + len(_AVERAGED))
         self._unread = []
@@ -53,7 +53,7 @@ class JobLog(extensions.LogReport):
 
     def _read(self):
         for values in self._unread:
-            self._sums += self._workers * np.array([1, *map(float, values)])
+            self._sums += self._virtual_workers * np.array([1, *map(float, values)])
         self._unread = []
 
     def _append_row(self, trainer):

@@ -10,7 +10,7 @@ _COLUMNS = ('epoch', 'iteration', 'main/loss', 'validation/main/loss', 'main/acc
 
 
 def on_terminal():
-    """Whether a person sees this process's standard error.
+    """Tell whether a person sees this process's standard error.
 
     Under mpirun it is a pipe, whose other end mpirun copies to its own; standard output is a pseudo-terminal
     even when mpirun's goes to a file. So the launcher's standard error is asked, where the system tells.
@@ -34,7 +34,7 @@ class _WithoutControlCodes:
 
 
 def table():
-    """The log as a growing table on standard output, for rank 0."""
+    """Return the log as a growing table on standard output, for rank 0."""
     return extensions.PrintReport(_COLUMNS, out=sys.stdout if on_terminal() else _WithoutControlCodes())
 
 

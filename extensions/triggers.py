@@ -38,5 +38,5 @@ class RunEnd:
         return trainer.updater.stopping or trainer.updater.iteration >= self._plan.iterations
 
     def get_training_length(self):
-        """Tells progress bars how long the training is."""
+        """Tell progress bars how long the training is."""
         return self._plan.iterations, 'iteration'

@@ -2,7 +2,7 @@
 
     python jobs/gpu_check.py
 
-Compares the update rule, the normalisation of images, batch normalization's statistics and the exchange of
+Compares the update rule, the normalization of images, batch normalization's statistics and the exchange of
 gradients with what the CPU computes; then trains ResNet-50 on synthetic images, 32 at a time, and prints
 images per second, the parts of an iteration, and the update's bandwidth beside that of a copy. Started by
 mpirun it also exchanges between GPUs. Exit status 0 if all agree, 1 if not, 2 without a usable GPU.
@@ -68,8 +68,8 @@ def check_update(device, comm):
         close(links[1].p0.array, links[0].p0.array, 1e-4)
 
 
-def check_normalisation(device, comm):
-    """Normalised images: the same bits."""
+def check_normalization(device, comm):
+    """Normalized images: the same bits."""
     images = np.random.default_rng(1).integers(0, 256, (8, 33, 47, 3), np.uint8)
     for dtype in (np.float32, np.float16):
         got = normalization.normalize(device.send(images), dtype)
@@ -137,7 +137,7 @@ def _exchanged(device, comm, gradients):
     return link
 
 
-CHECKS = check_update, check_normalisation, check_statistics, check_exchange
+CHECKS = check_update, check_normalization, check_statistics, check_exchange
 
 
 def train(device, comm, arch, insize, iterations):
@@ -148,7 +148,7 @@ def train(device, comm, arch, insize, iterations):
     collectives.broadcast_model(comm, model)
     model.to_device(device)
     optimizer = train_imagenet.make_optimizer(plan, model)
-    optimizer.lr = 0.0  # the images are noise: measured, not learnt
+    optimizer.lr = 0.0  # the images are noise: measured, not learned
     rng = np.random.default_rng(4)
     batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))

@@ -50,7 +50,7 @@ Assumptions and limits:
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Connection between neighbours: latency ``alpha`` in seconds, bandwidth ``beta`` in bytes per second."""
+    """Connection between neighbors: latency ``alpha`` in seconds, bandwidth ``beta`` in bytes per second."""
 
     alpha: float
     beta: float

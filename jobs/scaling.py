@@ -62,7 +62,7 @@ def read_times(path, warm_up):
     return np.array(rows)
 
 
-def summarise(times):
+def summarize(times):
     """Medians, and quartiles as the spread, of ``read_times``: dict of float, in seconds."""
     summary = {'iterations': len(times)}
     for column, name in enumerate(('iteration_time', 'allreduce_time')):
@@ -150,13 +150,13 @@ def draw(rows, path, what):
     n = [row['processes'] for row in rows]
     shared = np.array([row['oversubscribed'] == 'yes' for row in rows])
     highest, handles = 0.0, []
-    for name, label, colour, marker in (('iteration_time', 'Iteration', 'C0', 'o'),
+    for name, label, color, marker in (('iteration_time', 'Iteration', 'C0', 'o'),
                                         ('allreduce_time', 'Communication (all-reduce)', 'C1', 's')):
         median, q1, q3 = (1e3 * np.array([row[name + suffix] for row in rows])
                           for suffix in ('', '_q1', '_q3'))
-        handles.append(axes.errorbar(n, median, yerr=[median - q1, q3 - median], color=colour, marker=marker,
+        handles.append(axes.errorbar(n, median, yerr=[median - q1, q3 - median], color=color, marker=marker,
                                      capsize=3, label=label))
-        axes.plot(np.array(n)[shared], median[shared], marker, color=colour, markerfacecolor='white',
+        axes.plot(np.array(n)[shared], median[shared], marker, color=color, markerfacecolor='white',
                   zorder=4)
         highest = max(highest, q3.max())
     if shared.any():
@@ -201,7 +201,7 @@ def measure(processes, args, options, out, cores):
     nodes = -(-processes // args.node_size) if args.mpirun else 1
     return {'processes': processes, 'workers': workers, 'batch': options.batchsize,
             'wire_bytes': plan['wire_bytes_per_iteration'],
-            **summarise(read_times(run / 'timing.csv', args.warm_up)),
+            **summarize(read_times(run / 'timing.csv', args.warm_up)),
             'oversubscribed': 'yes' if cores is not None and processes > cores * nodes else 'no',
             'options': shlex.join(args.options)}
 

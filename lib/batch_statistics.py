@@ -1,7 +1,7 @@
 """Batch normalization without moving averages (paper section 2).
 
 "We only considered the last minibatch, instead of the moving average, and used all-reduce communication on
-these statistics to obtain the average over all workers before validation." Each of the n workers normalises
+these statistics to obtain the average over all workers before validation." Each of the n workers normalizes
 with its own b images, and keeps its own mean and variance of every layer. Read literally, the average is the
 mean of the means and the mean of the variances (``mean``). The variance of all n b images also holds the
 variance of the workers' means around theirs (``pooled``)::
@@ -49,12 +49,12 @@ class BatchStatistics:
         self.select(0)
 
     def select(self, k):
-        """Let the model normalise with, and update, this process's worker ``k``."""
+        """Let the model normalize with, and update, this process's worker ``k``."""
         self._bind(self._rows[k])
 
     @contextlib.contextmanager
     def using(self, k):
-        """For a while, let the model normalise with this process's worker ``k``."""
+        """For a while, let the model normalize with this process's worker ``k``."""
         bound = self._bound
         self.select(k)
         try:
@@ -63,7 +63,7 @@ class BatchStatistics:
             self._bind(bound)
 
     def select_average(self, comm, variance='mean'):
-        """Let the model normalise with the average over all workers; their rows stay as they are.
+        """Let the model normalize with the average over all workers; their rows stay as they are.
 
         Called by every process: one all-reduce.
 
@@ -108,7 +108,7 @@ def average(comm, rows, variance='mean'):
 
 
 def sum_over_workers(rows, variance):
-    """What is added up over all workers: ``[sum mu_w, sum var_w]``, and ``sum mu_w^2`` for ``pooled``.
+    """Tell what is added up over all workers: ``[sum mu_w, sum var_w]``, and ``sum mu_w^2`` for ``pooled``.
 
     Returns:
         float64 ``(S,)``, or ``(3/2 S,)`` for ``pooled``.
@@ -124,7 +124,7 @@ def sum_over_workers(rows, variance):
 
 
 def average_from_sums(sums, n_workers, variance):
-    """Mean and variance from the sums over ``n_workers`` workers: float32 ``(S,)``."""
+    """Return the mean and variance from the sums over ``n_workers`` workers: float32 ``(S,)``."""
     averages = sums / n_workers
     if variance == 'pooled':
         mu, var, square = averages.reshape(3, -1)

@@ -29,7 +29,7 @@ GOYAL_ETA_START = 0.1                        # G section 2.2: the rate of a mini
 # Minibatch per worker: gradients, and batch normalization's statistics.
 BATCH = 32                                   # A section 4; G section 5.1
 
-# Regularisation and initialisation.
+# Regularisation and initialization.
 WEIGHT_DECAY = 1e-4                          # G section 5.1, not on batch normalization's gamma and beta
 FC_STD = 0.01                                # G section 5.1
 BN_DECAY = 0.9                               # G section 5.1, of the moving averages
@@ -56,7 +56,7 @@ PAPER_ACCURACY_STD = 0.0009
 PAPER_EFFICIENCY_GPU = 0.70                  # A section 4, against one GPU
 PAPER_EFFICIENCY_NODE = 0.80                 # A section 4, against one node of eight
 
-# fb's colour jitter and lighting, which G's text does not mention (off by default).
+# fb's color jitter and lighting, which G's text does not mention (off by default).
 JITTER_STRENGTH = 0.4                        # fb, brightness, contrast and saturation
 LUMINANCE = (0.299, 0.587, 0.114)            # fb, of RGB
 LIGHTING_STD = 0.1                           # fb

@@ -4,7 +4,7 @@ CuPy 13.6 is linked against cuBLAS, cuDNN 8 and others by name, and expects them
 loader's path. A library of the same name that the process has loaded already serves as well: this loads those
 of the extra ``gpu`` (setup.py), where they are installed. CuPy 14 finds its own.
 
-:mod:`lib.compat` has it done when Chainer imports CuPy; processes that do not, load nothing.
+:mod:`lib.compat` loads them when Chainer imports CuPy; processes that do not, load nothing.
 """
 
 import contextlib

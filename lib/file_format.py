@@ -28,7 +28,7 @@ def mark(serializer):
 
 
 def names_before(n_blocks):
-    """Names that format 1 gives the blocks of a stage of ``n_blocks``, in the order of execution."""
+    """Name the blocks of a stage of ``n_blocks`` as format 1 does, in the order of execution."""
     return [0, *range(n_blocks - 1, 0, -1)]
 
 

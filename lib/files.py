@@ -55,15 +55,20 @@ def _synchronize(directory):
         os.close(descriptor)
 
 
-def remove_leftovers(directory):
-    """Remove temporary files whose writer is dead from a directory, which need not exist."""
+def remove_leftovers(directory, of_living=False):
+    """Remove temporary files from a directory, which need not exist.
+
+    Args:
+        directory: Directory.
+        of_living (bool): Whether also those whose writer may be alive, since nobody else writes there.
+    """
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         match = _TEMPORARY.fullmatch(name)
-        if match and not _is_alive(match['host'], int(match['pid'])):
+        if match and (of_living or not _is_alive(match['host'], int(match['pid']))):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, name))
 

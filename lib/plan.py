@@ -27,7 +27,7 @@ class Plan:
         allreduce_grad_dtype (str): Wire format of gradients.
         loss_scale (float): Factor on the loss before backward.
         dtype (str): Precision of the computation.
-        jitter (bool): Whether colours are augmented.
+        jitter (bool): Whether colors are augmented.
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
         initmodel (str or None): File of initial weights.
@@ -57,39 +57,39 @@ class Plan:
     max_iterations: int = None
 
     @property
-    def processes(self):
+    def processes(self) -> int:
         return self.workers // self.virtual_workers
 
     @property
-    def total_batch(self):
+    def total_batch(self) -> int:
         """b_total = n * b_local (section A.2)."""
         return self.workers * self.batch
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         """T = ceil(E * N / (n * b)), or fewer for a test."""
         full = sharding.n_iterations(self.recipe.epochs, self.n_train, self.total_batch)
         return full if self.max_iterations is None else min(full, self.max_iterations)
 
     @property
-    def wire_bytes(self):
+    def wire_bytes(self) -> int:
         """Bytes of gradient that each process gives to one all-reduce."""
         return self.n_parameters * {'float16': 2, 'float32': 4}[self.allreduce_grad_dtype]
 
-    def epoch_at(self, iteration):
+    def epoch_at(self, iteration: int) -> float:
         """Fractional epoch at which ``iteration`` (from 0) trains: images seen before it, over N."""
         return iteration * self.total_batch / self.n_train
 
-    def hyperparameters(self, iteration):
-        """Hyperparameters of ``iteration`` (from 0), as ``lib.recipe.Hyperparameters``."""
+    def hyperparameters(self, iteration: int):
+        """Return the hyperparameters of ``iteration`` (from 0), as ``lib.recipe.Hyperparameters``."""
         return self.recipe.hyperparameters(self.epoch_at(iteration), self.total_batch)
 
-    def phases(self):
-        """Learning rate per phase: ``(first epoch, end epoch, first rate, last rate)``, as a list."""
+    def phases(self) -> list:
+        """List the learning rates per phase: ``(first epoch, end epoch, first rate, last rate)``."""
         return self.recipe.phases(self.total_batch)
 
-    def identity(self):
-        """What must agree for one run to continue another: a flat dict of JSON values.
+    def identity(self) -> dict:
+        """Tell what must agree for one run to continue another: a flat dict of JSON values.
 
         Processes, loaders and paths may differ.
         """

@@ -26,7 +26,7 @@ class Recipe:
         name (str): ``paper`` or ``goyal``: the recipe that it started from.
         transition (str): From RMSprop to SGD (section A.1); ``none`` is momentum SGD from the start.
         schedule (str): Learning rate schedule (section A.2).
-        bn_statistics (str): Statistics that validation normalises with (section 2).
+        bn_statistics (str): Statistics that validation normalizes with (section 2).
         bn_variance (str): How variances are averaged over workers.
         epochs (int or float): Length E of the training.
         eta_scale (float): Factor on eta_base, for comparisons.
@@ -41,34 +41,34 @@ class Recipe:
     eta_scale: float = 1.0
 
     @property
-    def epoch_scale(self):
+    def epoch_scale(self) -> float:
         """E/90, by which everything counted in epochs scales."""
         return self.epochs / constants.EPOCHS
 
     @property
-    def beta_center(self):
+    def beta_center(self) -> float:
         return constants.BETA_CENTER * self.epoch_scale
 
     @property
-    def beta_period(self):
+    def beta_period(self) -> float:
         return constants.BETA_PERIOD * self.epoch_scale
 
     @property
-    def bn_decay(self):
+    def bn_decay(self) -> float:
         """Decay of the running statistics: 0 leaves those of the last minibatch."""
         return constants.BN_DECAY if self.bn_statistics == 'moving' else 0.0
 
-    def eta_base(self, total_batch):
-        """Initial learning rate under the linear rule (section A.2), times ``eta_scale``."""
+    def eta_base(self, total_batch: int) -> float:
+        """Return the initial learning rate under the linear rule (section A.2), times ``eta_scale``."""
         return schedules.base_learning_rate(total_batch) * self.eta_scale
 
-    def phases(self, total_batch):
-        """Learning rate per phase, as :func:`lib.schedules.gradual_warmup_phases` lists it."""
+    def phases(self, total_batch: int) -> list:
+        """Return the learning rate per phase, as :func:`lib.schedules.gradual_warmup_phases` lists it."""
         phases = {'slow-start': schedules.slow_start_phases, 'goyal': schedules.gradual_warmup_phases}
         return phases[self.schedule](self.eta_base(total_batch), self.epochs)
 
-    def hyperparameters(self, epoch, total_batch):
-        """Hyperparameters of the iteration that begins at the fractional ``epoch``.
+    def hyperparameters(self, epoch: float, total_batch: int) -> Hyperparameters:
+        """Return the hyperparameters of the iteration that begins at the fractional ``epoch``.
 
         Returns:
             Hyperparameters: ``lr`` (eta = eta_SGD), ``alpha_sgd`` and ``alpha_rmsprop``, Python floats.

@@ -19,7 +19,7 @@ def _reached(epoch, first):
 
 
 def alpha_sgd(epoch, beta_center=constants.BETA_CENTER, beta_period=constants.BETA_PERIOD, form='continuous'):
-    r"""Share of momentum SGD in the update, :math:`\alpha_{\rm SGD}` (section A.1).
+    r"""Return the share of momentum SGD in the update, :math:`\alpha_{\rm SGD}` (section A.1).
 
     With :math:`x = ({\rm epoch} - \beta_{\rm center}) / \beta_{\rm period}`:
 
@@ -73,7 +73,7 @@ def alpha_sgd(epoch, beta_center=constants.BETA_CENTER, beta_period=constants.BE
 
 
 def alpha_rmsprop(alpha_sgd, eta_rmsprop, eta_sgd):
-    r"""Coefficient of RMSprop in the update (section A.1).
+    r"""Return the coefficient of RMSprop in the update (section A.1).
 
     :math:`\alpha_{\rm RMSprop} = (1 - \alpha_{\rm SGD})\,\eta_{\rm RMSprop} / \eta_{\rm SGD}`, so that the
     update, which multiplies it by :math:`\eta = \eta_{\rm SGD}`, takes RMSprop's steps at
@@ -91,7 +91,7 @@ def alpha_rmsprop(alpha_sgd, eta_rmsprop, eta_sgd):
 
 
 def base_learning_rate(total_batch):
-    r"""Linear scaling rule (section A.2): :math:`\eta_{\rm base} = 0.1\, b_{\rm total} / 256`.
+    r"""Return the linear scaling rule (section A.2): :math:`\eta_{\rm base} = 0.1\, b_{\rm total} / 256`.
 
     Args:
         total_batch (int): Images per iteration, of all workers together.
@@ -133,7 +133,7 @@ def _rate(epoch, phases):
 
 
 def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
-    r"""The paper's learning rate of SGD (section A.2).
+    r"""Return the paper's learning rate of SGD (section A.2).
 
     0.5, 0.075, 0.01 and 0.001 times :math:`\eta_{\rm base}` from epochs 0, 40, 70 and 85 of 90.
 
@@ -149,7 +149,7 @@ def slow_start(epoch, eta_base, epochs=constants.EPOCHS):
 
 
 def gradual_warmup(epoch, eta_base, epochs=constants.EPOCHS, eta_start=constants.GOYAL_ETA_START):
-    r"""Learning rate of Goyal et al. (sections 2.2 and 5.1; the steps are quoted in section A.2).
+    r"""Return the learning rate of Goyal et al. (sections 2.2 and 5.1; the steps are quoted in section A.2).
 
     Rises linearly, in every iteration, from :math:`\min(\eta_{\rm start}, \eta_{\rm base})` to
     :math:`\eta_{\rm base}` during 5 epochs of 90, and is divided by 10 at epochs 30, 60 and 80.

@@ -9,6 +9,7 @@ many processes carry it out: this is Goyal et al., Remark 4 (one shuffling per e
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 from lib import random_streams
@@ -38,7 +39,7 @@ class Share:
     start: int
     stop: int
 
-    def steps(self):
+    def steps(self) -> Iterator[tuple[int, int]]:
         """Generate ``(iteration, worker)`` of each minibatch, in the order in which they are read."""
         for iteration in range(self.start, self.stop):
             for worker in range(self.first_worker, self.first_worker + self.virtual_workers):
@@ -47,7 +48,7 @@ class Share:
 
 @functools.lru_cache(maxsize=4)  # a batch spans two epochs, and a loader reads ahead of the training
 def permutation(epoch, n_examples, seed):
-    """Order in which ``epoch`` visits the training set.
+    """Return the order in which ``epoch`` visits the training set.
 
     Sorts counter-based random numbers, so that every NumPy version gives the same order.
 
@@ -66,7 +67,7 @@ def permutation(epoch, n_examples, seed):
 
 
 def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
-    """Images that one worker trains on in one iteration.
+    """Return the images that one worker trains on in one iteration.
 
     Args:
         iteration (int): Iteration t, from 0.
@@ -100,7 +101,7 @@ def worker_batch(iteration, worker, n_workers, batch, n_examples, seed):
 
 
 def n_iterations(epochs, n_examples, total_batch):
-    """Length of a run: T = ceil(E * N / (n * b)).
+    """Return the length of a run: T = ceil(E * N / (n * b)).
 
     Args:
         epochs (int, float, str or Fraction): Epochs E; a decimal fraction is taken at its written value.
@@ -114,8 +115,8 @@ def n_iterations(epochs, n_examples, total_batch):
     return math.ceil(images / total_batch)
 
 
-def ends_epoch(iteration, n_examples, total_batch):
-    """Whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
+def ends_epoch(iteration: int, n_examples: int, total_batch: int) -> bool:
+    """Tell whether the ``iteration``-th iteration, counted from 1, reaches or crosses a multiple of N images.
 
     Validation, checkpoint and log row follow such an iteration, and the last.
     """
@@ -123,8 +124,8 @@ def ends_epoch(iteration, n_examples, total_batch):
     return seen // n_examples > (seen - total_batch) // n_examples
 
 
-def block(part, n_parts, n_examples):
-    """Contiguous share of ``n_examples`` that belongs to ``part`` of ``n_parts``; sizes differ by at most 1.
+def block(part: int, n_parts: int, n_examples: int) -> tuple[int, int]:
+    """Return the contiguous share of ``n_examples`` of ``part`` of ``n_parts``; sizes differ by at most 1.
 
     Consecutive workers hold consecutive blocks, so the K workers of one process hold one block together.
 

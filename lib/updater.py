@@ -12,7 +12,7 @@ import numpy as np
 class WorkerUpdater(chainer.training.Updater):
     """Updates the model as n synchronous workers, K of them played by this process in turn.
 
-    An iteration: each worker computes the gradient of its own b images, normalised by batch normalization
+    An iteration: each worker computes the gradient of its own b images, normalized by batch normalization
     with those images alone; the communicator averages over all n workers; the optimizer makes one step.
     Before the exchange the processes agree on whether one of them has met an error or was asked to stop, so
     that all leave at the same iteration.

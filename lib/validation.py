@@ -59,7 +59,7 @@ def evaluate_share(plan, rank, model, statistics, batches):
 
 
 def means(sums):
-    """Mean loss and accuracy.
+    """Return the mean loss and accuracy.
 
     Args:
         sums (numpy.ndarray): As ``evaluate`` returns.

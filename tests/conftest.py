@@ -102,14 +102,14 @@ def both_implementations(request, monkeypatch):
 
 
 def draw_images(folder, classes, per_class, size=(20, 18), seed=0):
-    """A small data set in the ImageNet layout: noise around a colour of its class."""
+    """A small data set in the ImageNet layout: noise around a color of its class."""
     bits = np.random.RandomState(seed)
     for label, name in enumerate(classes):
         directory = folder / name
         directory.mkdir(parents=True)
-        colour = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
+        color = np.array([37 * label % 256, 101 * label % 256, 173 * label % 256])
         for i in range(per_class):
-            pixels = np.clip(colour + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(color + bits.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(directory / f'{name}_{i}.JPEG', quality=90)
 
 

@@ -30,7 +30,7 @@ optimizer = RMSpropWarmup(*plan.hyperparameters(0), weight_decay=constants.WEIGH
 exempt_from_weight_decay(model)
 batches = SyntheticBatches(5, 16, Share(0, 4, comm.size, comm.rank, 1, 0, 6))
 updater = WorkerUpdater(plan, model, optimizer, comm, batches, BatchStatistics(model), Timer(False),
-                        StopRequest())
+                        StopRequest([]))
 
 reporter = chainer.Reporter()
 before = np.concatenate([param.array.ravel() for param in model.params()])

@@ -60,7 +60,7 @@ def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, sm
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     for label, name in enumerate(('ant', 'bee', 'cat')):
         for path in sorted((small_data[1] / name).iterdir()):
-            # 20 x 18 pixels: short side to round(16 * 256 / 224) = 18, so unchanged; the centre 16.
+            # 20 x 18 pixels: short side to round(16 * 256 / 224) = 18, so unchanged; the center 16.
             pixels = np.asarray(Image.open(path))[1:17, 2:18] / 255
             x = ((pixels - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
             with chainer.using_config('train', False), chainer.no_backprop_mode():

@@ -88,7 +88,7 @@ def draw_transition(claim, sets):
 
 
 def _style(arm):
-    """One colour for an arm in all pictures; of equal curves, one shows between the other's dashes."""
+    """One color for an arm in all pictures; of equal curves, one shows between the other's dashes."""
     first = sorted(SETS.values(), key=lambda declared: not declared.transition)
     k = list(dict.fromkeys(name for declared in first for name in declared.arms)).index(arm)
     return {'color': f'C{k % 10}', 'linestyle': STYLES[(k + k // 10) % len(STYLES)]}

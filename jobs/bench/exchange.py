@@ -8,7 +8,7 @@ medians are printed with their ratio to ChainerMN's, below 1 for this program's 
 CPU; no other programs are needed.
 """
 
-import argparse  # noqa: I001  (lib before NumPy)
+import argparse
 import time
 
 from lib.communication import communicators
@@ -25,7 +25,7 @@ def main():
     parser.add_argument('--repeats', type=int, default=9, help='exchanges of each kind (9)')
     repeats = parser.parse_args().repeats
 
-    # ChainerMN's communicators initialise MPI when they are imported.
+    # ChainerMN's communicators initialize MPI when they are imported.
     from chainermn.communicators.naive_communicator import NaiveCommunicator
     from mpi4py import MPI
     world = MPI.COMM_WORLD

@@ -1,13 +1,13 @@
-"""Time the input pipeline on one core: from JPEG files to a normalised batch.
+"""Time the input pipeline on one core: from JPEG files to a normalized batch.
 
     python -m jobs.bench.input [DIRECTORY] [--images 200] [--repeats 9]
 
-Compares ``lib.decoding`` and ``lib.normalization`` with a plain Pillow program, with Pillow's decoder alone,
-with the same images prepared by ``lib/prepare.py``, and with simplejpeg and OpenCV where they are installed.
-All draw the same crops. The candidates take turns at every batch and times are CPU time, so that the ratios
-hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110 KB. Takes
-a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8 times as many
-again.
+Compares ``lib.data.decoding`` and ``lib.data.normalization`` with a plain Pillow program, with Pillow's
+decoder alone, with the same images prepared by ``lib.prepare``, and with simplejpeg and OpenCV where they are
+installed. All draw the same crops. The candidates take turns at every batch and times are CPU time, so that
+the ratios hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110
+KB. Takes a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8
+times as many again.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def make_photographs(directory, count=48):
         for octave in range(8):
             size = min(500, 4 << octave), min(375, 3 << octave)
             detail = rng.normal(0, 36 / 1.2 ** octave, (size[1], size[0], 3))
-            detail = 0.8 * detail.mean(axis=2, keepdims=True) + 0.4 * detail  # mostly grey
+            detail = 0.8 * detail.mean(axis=2, keepdims=True) + 0.4 * detail  # mostly gray
             for channel in range(3):
                 layer = Image.fromarray(detail[..., channel].astype(np.float32))
                 pixels[..., channel] += np.asarray(layer.resize((500, 375), Image.BICUBIC))

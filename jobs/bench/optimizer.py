@@ -17,7 +17,7 @@ import tempfile
 import time
 
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
-from lib import optimizers  # noqa: I001  (before Chainer, which it makes importable)
+from lib import optimizers
 
 import chainer
 import numpy as np

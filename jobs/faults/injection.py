@@ -85,7 +85,7 @@ def decoder(updater):
 
 
 def stall(updater):
-    """Stands still for ever."""
+    """Stands still forever."""
     threading.Event().wait()
 
 

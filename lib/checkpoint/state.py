@@ -8,6 +8,8 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
+_MASTER_COPY = 'fp32_param'
+
 
 def flatten(model, optimizer):
     """Copy model and optimizer into host arrays.
@@ -47,10 +49,8 @@ def restore(arrays, model, optimizer):
     optimizer.epoch = source('optimizer/epoch', optimizer.epoch)
     for path, _, rule in _update_rules(optimizer):
         rule.t = source(f'{path}t', rule.t)
-        for name, value in (rule.state or {}).items():
-            rule.state[name] = source(f'{path}{name}', value)
-        if rule._fp32_param is not None:
-            source(f'{path}fp32_param', rule._fp32_param.array)
+        for name, array in _arrays_of(rule).items():
+            source(f'{path}{name}', array)  # in place
 
 
 def save_model(path, model):
@@ -124,12 +124,18 @@ def _optimizer_values(optimizer):
     values = {'optimizer/t': optimizer.t, 'optimizer/epoch': optimizer.epoch}
     for path, _, rule in _update_rules(optimizer):
         values[f'{path}t'] = rule.t
-        for name, value in (rule.state or {}).items():
+        for name, value in _arrays_of(rule).items():
             values[f'{path}{name}'] = value
-        # Chainer itself saves no float32 master parameters: a resumed run would start from rounded ones.
-        if rule._fp32_param is not None:
-            values[f'{path}fp32_param'] = rule._fp32_param.array
     return values
+
+
+def _arrays_of(rule):
+    """State of an update rule by name, with the float32 master copy of a float16 parameter.
+
+    Chainer itself saves no master copies: a resumed run would start from rounded ones.
+    """
+    copy = {} if rule._fp32_param is None else {_MASTER_COPY: rule._fp32_param.array}
+    return {**(rule.state or {}), **copy}
 
 
 def _to_host(value):
@@ -143,7 +149,7 @@ def _prepare_state(arrays, path, param, rule):
     if saved == {'t'} and arrays[f'{path}t'] == 0:
         rule._state = rule._fp32_param = None  # as before the first update
         return
-    if 'fp32_param' in saved and rule._fp32_param is None and rule._use_fp32_update:
+    if _MASTER_COPY in saved and rule._fp32_param is None and rule._use_fp32_update:
         rule._fp32_param = chainer.Parameter(param.array.astype(np.float32), name=param.name)
     if rule.state is None:
         rule._init_states(param if rule._fp32_param is None else rule._fp32_param)

@@ -71,7 +71,7 @@ class SharedMemorySum:
         return self._payloads[self._mpi_comm.rank, :n]
 
     def sum(self, n):
-        """The sum of all processes' ``n`` elements, valid until the next turn. Called by every process."""
+        """Add up all processes' ``n`` elements; valid until the next turn. Called by every process."""
         chunk = -(-n // self._mpi_comm.size)
         mine = slice(chunk * self._mpi_comm.rank, min(chunk * (self._mpi_comm.rank + 1), n))
         self._mpi_comm.Barrier()
@@ -96,7 +96,7 @@ class AllToAllSum:
         return self._payload[:n]
 
     def sum(self, n):
-        """The sum of all processes' ``n`` elements, valid until the next turn. Called by every process."""
+        """Add up all processes' ``n`` elements; valid until the next turn. Called by every process."""
         size = self._mpi_comm.size
         if size > 1:
             chunk = -(-n // size)

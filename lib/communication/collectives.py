@@ -113,7 +113,7 @@ def name_ranks(ranks, outcomes):
 
 
 def agree(comm, *flags):
-    """Whether a flag is set on any process, for each flag, in one all-reduce.
+    """Tell whether a flag is set on any process, for each flag, in one all-reduce.
 
     Args:
         comm: ChainerMN communicator.
@@ -236,6 +236,6 @@ def broadcast_model(comm, model):
     if comm.size == 1:
         return
     arrays = {name: np.asarray(value) for name, value in npz.serialize(model).items()}
-    # A parameter not yet initialised is stored as None.
+    # A parameter not yet initialized is stored as None.
     arrays = {name: array for name, array in arrays.items() if array.dtype != object}
     NpzDeserializer(broadcast_arrays(comm, arrays), strict=False).load(model)

@@ -6,7 +6,7 @@ during all-reduce operations, we used half-precision floats for communication." 
 its ``naive`` knows no float16, and makes one MPI call per parameter. Here both send the gradients packed,
 with the arithmetic of :mod:`lib.communication.wire`, and every rank computes the same bits.
 
-Nothing here imports MPI before :func:`create_communicator` is called: importing mpi4py initialises MPI, and
+Nothing here imports MPI before :func:`create_communicator` is called: importing mpi4py initializes MPI, and
 processes that load data must have been started by then.
 """
 
@@ -18,7 +18,7 @@ from chainer.backends import cuda
 
 
 def world():
-    """mpi4py's communicator of all processes. Initialises MPI.
+    """mpi4py's communicator of all processes. Initializes MPI.
 
     Raises:
         UserError: If MPI is missing.
@@ -35,7 +35,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
                         mpi_comm=None):
     """Make ChainerMN's communicator ``name`` with the exchange of gradients described above.
 
-    Called by every process. Initialises MPI.
+    Called by every process. Initializes MPI.
 
     Args:
         name (str): ``naive`` (arrays on the CPU, MPI) or ``pure_nccl`` (arrays on GPUs, NCCL).
@@ -58,7 +58,7 @@ def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, vi
     if virtual_workers < 1:
         raise UserError(f'--virtual-workers {virtual_workers}: expected at least 1')
     mpi_comm = mpi_comm or world()
-    # Classes are made here because ChainerMN's communicators initialise MPI when they are imported.
+    # Classes are made here because ChainerMN's communicators initialize MPI when they are imported.
     if name == 'naive':
         from chainermn.communicators.naive_communicator import NaiveCommunicator
         cls = type('PackedMpiCommunicator', (_MpiMeanGradient, NaiveCommunicator), {})
@@ -126,7 +126,7 @@ class MeanGradient:
                 param._set_grad_without_check(self._mean[span].reshape(param.shape))
 
     def gradient_is_finite(self):
-        """Whether the last exchange's mean is finite everywhere: the same answer on every process."""
+        """Tell whether the last exchange's mean is finite everywhere: the same answer on every process."""
         finite = all(map(bool, self._finite))  # on a GPU, here the host waits for the device
         if finite:
             self._local = []  # nothing to explain: free it before the next backward
@@ -169,6 +169,6 @@ class _NcclMeanGradient(MeanGradient):
 
 
 def _params(model):
-    """Initialised parameters with their names, in the order of the names."""
+    """Initialized parameters with their names, in the order of the names."""
     return sorted(((name, param) for name, param in model.namedparams() if param.array is not None),
                   key=lambda item: item[0])

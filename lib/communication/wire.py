@@ -26,8 +26,8 @@ from lib.compiled import loops
 import numpy as np
 
 # On GPUs the same arithmetic; ChainerMN's own kernels do not compile with CuPy 14.
-PACK_KERNEL = ('T gradient, float32 workers', 'W payload', 'payload = (float)gradient / workers',
-               'gradient_to_wire')
+PACK_KERNEL = ('T gradient, float32 virtual_workers', 'W payload',
+               'payload = (float)gradient / virtual_workers', 'gradient_to_wire')
 MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
                'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
 

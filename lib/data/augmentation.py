@@ -17,11 +17,11 @@ def _uniforms(count, purpose, seed, epoch, index):
 
 
 def training_crop(width, height, insize, seed, epoch, index):
-    """Draws the crop of one training image in one epoch.
+    """Draw the crop of one training image in one epoch.
 
     Area uniform in [0.08, 1) of the image's, aspect ratio uniform in [3/4, 4/3) with the sides exchanged with
     probability 1/2, sides rounded, every position that fits equally likely (the last included). After ten
-    tries that do not fit: the short side scaled to ``insize`` and the centre taken.
+    tries that do not fit: the short side scaled to ``insize`` and the center taken.
 
     Args:
         width (int): Width of the image in pixels.
@@ -79,12 +79,12 @@ def _center_box(width, height, insize, short_side):
     return x * scales[0], y * scales[1], (x + insize) * scales[0], (y + insize) * scales[1]
 
 
-def colour_jitter(image, seed, epoch, index):
-    """Colour jitter and lighting of fb.resnet.torch.
+def color_jitter(image, seed, epoch, index):
+    """Return color jitter and lighting of fb.resnet.torch.
 
     Brightness, contrast and saturation, each blended with a weight uniform in [0.6, 1.4), in random order;
-    then noise along the principal components of ImageNet's colours, with normal weights. All four are affine
-    in the colours, so one affine map does them together, and rounds and clips to 8 bits once.
+    then noise along the principal components of ImageNet's colors, with normal weights. All four are affine
+    in the colors, so one affine map does them together, and rounds and clips to 8 bits once.
 
     Args:
         image (numpy.ndarray): uint8 RGB, shape ``(H, W, 3)``.
@@ -95,7 +95,7 @@ def colour_jitter(image, seed, epoch, index):
     Returns:
         numpy.ndarray: uint8, a new array of the same shape.
     """
-    matrix, offset = _colour_map(image.mean(axis=(0, 1), dtype=np.float64), seed, epoch, index)
+    matrix, offset = _color_map(image.mean(axis=(0, 1), dtype=np.float64), seed, epoch, index)
     matrix = matrix.astype(np.float32)
     offset = offset.astype(np.float32)
     planes = [image[..., channel].astype(np.float32) for channel in range(3)]
@@ -110,8 +110,8 @@ def colour_jitter(image, seed, epoch, index):
     return out
 
 
-def _colour_map(mean, seed, epoch, index):
-    """The affine map ``matrix @ colour + offset`` on [0, 255] that jitters an image of that mean colour."""
+def _color_map(mean, seed, epoch, index):
+    """The affine map ``matrix @ color + offset`` on [0, 255] that jitters an image of that mean color."""
     draws = _uniforms(12, random_streams.JITTER, seed, epoch, index)
     weights = 1 + constants.JITTER_STRENGTH * (2 * draws[:3] - 1)
     luminance = np.tile(constants.LUMINANCE, (3, 1))
@@ -121,10 +121,10 @@ def _colour_map(mean, seed, epoch, index):
         weight = weights[transformation]
         if transformation == 0:    # brightness: blend with black
             matrix, offset = weight * matrix, weight * offset
-        elif transformation == 1:  # contrast: blend with the mean grey of the image as it is by now
-            grey = luminance @ (matrix @ mean + offset)
-            matrix, offset = weight * matrix, weight * offset + (1 - weight) * grey
-        else:                      # saturation: blend with the image in grey
+        elif transformation == 1:  # contrast: blend with the mean gray of the image as it is by now
+            gray = luminance @ (matrix @ mean + offset)
+            matrix, offset = weight * matrix, weight * offset + (1 - weight) * gray
+        else:                      # saturation: blend with the image in gray
             blend = weight * np.eye(3) + (1 - weight) * luminance
             matrix, offset = blend @ matrix, blend @ offset
     normal = np.sqrt(-2 * np.log(1 - draws[6:9])) * np.cos(2 * np.pi * draws[9:12])  # Box-Muller

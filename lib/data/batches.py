@@ -138,7 +138,7 @@ class TrainingBatches(_Batches):
         share (lib.sharding.Share): Which minibatches.
         on_bad_image (str): ``'error'`` raises; ``'skip'`` takes the image at the next position of the same
             epoch's order instead, which is then seen twice, while no other image moves.
-        jitter (bool): Whether to jitter colours.
+        jitter (bool): Whether to jitter colors.
 
     Attributes:
         skipped (list of tuple): ``(path, reason, epoch)`` of each image replaced in the batches so far.
@@ -192,7 +192,7 @@ def _planned(share, n_examples):
     longer than an iteration, for which all processes would wait at the beginning of every epoch.
     """
     def epoch_of(iteration, worker):
-        """Epoch of the last image of a minibatch."""
+        """Return the epoch of the last image of a minibatch."""
         return ((iteration * share.workers + worker + 1) * share.batch - 1) // n_examples
 
     last_epoch = epoch_of(share.stop - 1, share.workers - 1)

@@ -53,7 +53,7 @@ class ImageList:
         return len(self.labels)
 
     def path(self, i):
-        """Path of image ``i`` (0 <= i < len), ready to be opened."""
+        """Return the path of image ``i`` (0 <= i < len), ready to be opened."""
         if not 0 <= i < len(self):
             raise IndexError(f'image {i} of {len(self)}')
         return os.path.join(self.root, os.fsdecode(self._blob[self._offsets[i]:self._offsets[i + 1]]))
@@ -71,7 +71,7 @@ class ImageList:
 
 
 def open_pair(train, val, root='.'):
-    """Reads the training and the validation data, each a directory or a list file.
+    """Read the training and the validation data, each a directory or a list file.
 
     The training data decide the classes. Validation folders are labelled by the training folders' names; a
     validation list may accompany a training directory (its labels then count the sorted class folders), but
@@ -103,7 +103,7 @@ def open_pair(train, val, root='.'):
 
 
 def read_directory(path, class_names=None):
-    """Reads a directory in the ImageNet layout, ``<class>/<image>``.
+    """Read a directory in the ImageNet layout, ``<class>/<image>``.
 
     Classes and the files of a class come in the order of their names (code points); hidden files and files
     without an image's suffix (:data:`IMAGE_SUFFIXES`, in any case) are ignored.
@@ -162,7 +162,7 @@ def read_directory(path, class_names=None):
 
 
 def read_list(path, root='.', n_class=None):
-    """Reads a list file of Chainer's ``LabeledImageDataset``: ``path label`` per line.
+    """Read a list file of Chainer's ``LabeledImageDataset``: ``path label`` per line.
 
     The label is what follows the last white space, so that paths may contain some; a path is spelled byte for
     byte as the file system does. Blank lines are ignored.
@@ -286,7 +286,7 @@ def _first_missing(paths, root):
         folder, name = os.path.split(path)
         if folder not in listings:
             listings[folder] = _file_names(os.path.join(root, folder))
-        # A file system that folds case or normalises names may hold the file under another spelling.
+        # A file system that folds case or normalizes names may hold the file under another spelling.
         if name not in listings[folder] and not os.path.isfile(os.path.join(root, path)):
             return i
     return None

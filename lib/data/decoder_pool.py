@@ -39,7 +39,7 @@ _PATIENCE = 1.0
 class ImagePool:
     """Processes or threads that decode images for :mod:`lib.data.batches`.
 
-    To be used from one thread. Processes start at once: make the pool before initialising MPI.
+    To be used from one thread. Processes start at once: make the pool before initializing MPI.
 
     Args:
         jobs (int): Number of processes or threads; 0 decodes in the calling thread, when a batch is due.
@@ -64,7 +64,7 @@ class ImagePool:
         self._fault = None
 
     def close(self):
-        """Ends the processes or threads; what they have under way is lost. May be called again."""
+        """End the processes or threads; what they have under way is lost. May be called again."""
         if self._decoder is not None:
             self._fault = 'the image pool is closed'
             self._decoder.close()
@@ -78,7 +78,7 @@ class ImagePool:
         self.close()
 
     def allocate(self, shape):
-        """A :class:`Ring` of batches of ``shape = (slots, b, insize, insize, 3)``.
+        """Return a :class:`Ring` of batches of ``shape = (slots, b, insize, insize, 3)``.
 
         Raises:
             UserError: If there is no memory for it.
@@ -87,7 +87,7 @@ class ImagePool:
         return self._decoder.allocate(shape)
 
     def release(self, ring):
-        """Takes a ring back, none of whose images is being decoded."""
+        """Take a ring back, none of whose images is being decoded."""
         self._check()
         self._decoder.release(ring)
 
@@ -109,7 +109,7 @@ class ImagePool:
         self._decoder.submit((number, ring, slot, augmentation, entries), urgent)
 
     def receive(self, wait=True):
-        """Hands one result to its receiver.
+        """Hand one result to its receiver.
 
         Returns:
             bool: False if there was none and ``wait`` was False.

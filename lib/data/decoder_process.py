@@ -14,7 +14,7 @@ PACKET_BYTES = 1 << 16
 
 
 def decode_images(pixels, augmentation, entries):
-    """Decodes images into their places in a batch.
+    """Decode images into their places in a batch.
 
     Args:
         pixels (numpy.ndarray): uint8 batch ``(b, insize, insize, 3)``, written to.
@@ -52,7 +52,7 @@ def map_pixels(memory, offset, shape):
 
 
 def main(tasks, results, memory):
-    """Decodes until the other end of the sockets is closed.
+    """Decode until the other end of the sockets is closed.
 
     A task is ``(number, offset, shape, slot, augmentation, entries)``: the place of a ring of batches in
     shared memory, which batch of it, and the arguments of :func:`decode_images`. Its result is ``(number,

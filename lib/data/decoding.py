@@ -5,7 +5,7 @@ the crop does not need, and one bicubic resize reads the crop in place and gives
 antialiases, and looks across the crop's edges where the image goes on. Nothing here is random.
 
 Files are read the way a viewer shows them: turned as their EXIF orientation says, transparency over white,
-16-bit grey scaled to 8 bits, greyscale, palettes and CMYK as RGB.
+16-bit gray scaled to 8 bits, grayscale, palettes and CMYK as RGB.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 
-from lib.data.augmentation import colour_jitter, training_crop, validation_box
+from lib.data.augmentation import color_jitter, training_crop, validation_box
 from lib.errors import BadImage
 
 import numpy as np
@@ -41,7 +41,7 @@ UPRIGHT = {1: (None, False, False, False),
 
 
 def load_training(path, insize, seed, epoch, index, jitter=False):
-    """Decodes and augments one training image.
+    """Decode and augments one training image.
 
     Args:
         path (str): Image file.
@@ -49,7 +49,7 @@ def load_training(path, insize, seed, epoch, index, jitter=False):
         seed (int): Seed of the run.
         epoch (int): Epoch in which the image is visited.
         index (int): Number of the image in the training set.
-        jitter (bool): Whether to jitter the colours too.
+        jitter (bool): Whether to jitter the colors too.
 
     Returns:
         numpy.ndarray: uint8 RGB, shape ``(insize, insize, 3)``.
@@ -69,11 +69,11 @@ def load_training(path, insize, seed, epoch, index, jitter=False):
     if flip:
         image = image.transpose(Image.FLIP_LEFT_RIGHT)  # NumPy's reversed copy takes 15 times as long
     pixels = np.asarray(image)
-    return colour_jitter(pixels, seed, epoch, index) if jitter else pixels
+    return color_jitter(pixels, seed, epoch, index) if jitter else pixels
 
 
 def load_validation(path, insize):
-    """Decodes the centre crop of one validation image; as :func:`load_training` otherwise."""
+    """Decode the center crop of one validation image; as :func:`load_training` otherwise."""
     return np.asarray(_load(path, insize, lambda width, height: validation_box(width, height, insize)))
 
 
@@ -109,7 +109,7 @@ def _load(path, insize, choose_box):
 
 @contextlib.contextmanager
 def _blaming(path):
-    """Turns whatever Pillow raises on a damaged file, which is almost anything, into BadImage."""
+    """Turn whatever Pillow raises on a damaged file, which is almost anything, into BadImage."""
     try:
         yield
     except (BadImage, MemoryError):
@@ -141,7 +141,7 @@ def orientation(image):
 def _resize(image, insize, box):
     """``box`` of an image as an RGB image of ``insize`` pixels a side."""
     image.load()
-    if image.mode != 'L' or 'transparency' in image.info:  # grey stays one channel until it is small
+    if image.mode != 'L' or 'transparency' in image.info:  # gray stays one channel until it is small
         image = to_rgb(image)
     # Rounding may put an edge a hair outside the image.
     box = [min(max(edge, 0), limit) for edge, limit in zip(box, image.size * 2)]
@@ -150,10 +150,10 @@ def _resize(image, insize, box):
 
 
 def to_rgb(image):
-    """An 8-bit RGB image of any that Pillow reads: 16 bits scaled to 8, transparency laid over white."""
+    """Make an 8-bit RGB image of any that Pillow reads: 16 bits scaled to 8, transparency laid over white."""
     if image.mode == 'I' or image.mode.startswith('I;16'):
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        gray = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     if image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')

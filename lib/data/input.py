@@ -6,7 +6,7 @@ from lib.sharding import Share
 
 
 def open_sets(train=None, val=None, root='.', is_synthetic=False, n_train=None):
-    """Training and validation set.
+    """Return the training and validation set.
 
     Args:
         train, val (str or None): Directory or list file; None is the sample set.

@@ -1,4 +1,4 @@
-"""From images as they are decoded to the network's input: uint8 NHWC to floating-point NCHW, normalised."""
+"""From images as they are decoded to the network's input: uint8 NHWC to floating-point NCHW, normalized."""
 
 import functools
 
@@ -18,7 +18,7 @@ KERNEL = (
 
 
 def normalize(images, dtype=np.float32):
-    """Subtracts the mean and divides by the standard deviation, per channel (Goyal et al. section 5.1).
+    """Subtract the mean and divides by the standard deviation, per channel (Goyal et al. section 5.1).
 
     Looked up in a table of the 256 levels: correctly rounded, and the same on CPU and GPU.
 

@@ -1,9 +1,9 @@
 """The embedded sample set: patterns, drawn once into the user's cache as real JPEG files.
 
 It stands in for ImageNet where there is none: the same layout (``train/<class>/*.JPEG``, ``val/...``), files
-of many sizes and shapes, a few of them greyscale. A class is a pattern (dots, bricks, rings, ...) in two
-opposite colours that vary around an axis of its own; either may be the ground. Scale, rotation, position,
-lighting and noise are random. So neither the mean colour nor any single pixel tells the classes apart, and a
+of many sizes and shapes, a few of them grayscale. A class is a pattern (dots, bricks, rings, ...) in two
+opposite colors that vary around an axis of its own; either may be the ground. Scale, rotation, position,
+lighting and noise are random. So neither the mean color nor any single pixel tells the classes apart, and a
 linear classifier is right for a quarter of them; yet a small convolutional network learns them within
 minutes, also from random crops and mirror images.
 """
@@ -29,7 +29,7 @@ N_VAL = VAL_PER_CLASS * len(CLASSES)
 
 
 def ensure_sample_set(cache=None):
-    """Draws the sample set unless the cache already holds it.
+    """Draw the sample set unless the cache already holds it.
 
     Any number of processes may call this at once: one draws (about five seconds), the others wait for it. It
     is drawn beside its place and renamed, so that it is there complete or not at all, whatever gets killed.
@@ -92,7 +92,7 @@ def _write(place):
 
 
 def draw(name, index):
-    """Draws one image.
+    """Draw one image.
 
     Args:
         name (str): Class, one of :data:`CLASSES`.
@@ -102,7 +102,7 @@ def draw(name, index):
         PIL.Image.Image: Of mode RGB, or L for one image in 60.
     """
     draws = _Draws(index)
-    greyscale = index % 60 == 7
+    grayscale = index % 60 == 7
     short = draws.uniform(72, 112)
     width, height = round(short), round(short * draws.uniform(1, 1.5))
     if draws.uniform(0, 1) < 0.6:
@@ -120,7 +120,7 @@ def draw(name, index):
     u, v = cos * x - sin * y, sin * x + cos * y
 
     pattern, axis = _CLASSES[name]
-    ground, figure = _opposite_colours(_BRIGHTNESS if greyscale else axis, draws)
+    ground, figure = _opposite_colors(_BRIGHTNESS if grayscale else axis, draws)
     # The edges are a pixel and a half wide, which spares the eye the stairs.
     figure_share = np.clip(pattern(u, v, draws) * (period / 1.5) + 0.5, 0, 1)
     image = (figure - ground)[:, None, None] * figure_share + ground[:, None, None]
@@ -128,7 +128,7 @@ def draw(name, index):
     image += draws.uniform(0.02, 0.1) * draws.noise(height, width)
     pixels = (np.clip(image, 0, 1, out=image) * 255).astype(np.uint8).transpose(1, 2, 0)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return picture.convert('L') if greyscale else picture
+    return picture.convert('L') if grayscale else picture
 
 
 class _Draws:
@@ -147,10 +147,10 @@ class _Draws:
         return ((raw[:n] - raw[n:]) / 255).reshape(height, width)
 
 
-def _opposite_colours(axis, draws):
-    """Two colours opposite one another along about ``axis``, in random order: float32 RGB around [0, 1].
+def _opposite_colors(axis, draws):
+    """Two colors opposite one another along about ``axis``, in random order: float32 RGB around [0, 1].
 
-    Their mean is a grey that has nothing to do with the axis.
+    Their mean is a gray that has nothing to do with the axis.
     """
     axis = np.array(axis) / 3 ** 0.5 + [draws.uniform(-0.3, 0.3) for _ in range(3)]
     axis *= draws.uniform(0.22, 0.5) / math.sqrt(axis @ axis)
@@ -233,7 +233,7 @@ def _rays(u, v, draws):
     return (0.25 - abs(_offset(np.arctan2(v, u) / width, draws.uniform(0, 1)))) * width * np.hypot(u, v)
 
 
-# Each class has a pattern and, loosely, an axis of colours. The axes are the ten lines through opposite
+# Each class has a pattern and, loosely, an axis of colors. The axes are the ten lines through opposite
 # corners of a regular dodecahedron, 42 degrees apart or more; one of them is brightness.
 _PHI = (1 + 5 ** 0.5) / 2
 _BRIGHTNESS = (1, 1, 1)

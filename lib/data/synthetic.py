@@ -63,7 +63,7 @@ class SyntheticImages:
 
 
 def open_pair(n_train=None):
-    """Training and validation sets of ImageNet's size, or of ``n_train`` and in its proportion."""
+    """Return the training and validation sets of ImageNet's size, or of ``n_train`` and in its proportion."""
     n_train = n_train or constants.IMAGENET_TRAIN
     n_val = -(-n_train * constants.IMAGENET_VAL // constants.IMAGENET_TRAIN)
     return SyntheticImages(n_train), SyntheticImages(n_val)

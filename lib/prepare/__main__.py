@@ -42,16 +42,16 @@ trained are not taken. DST goes on with the same images only, whatever their dir
 not and DST has is refused.
 
 Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
-of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or grey JPEG
+of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or gray JPEG
 files. Images that cannot be read, or only in part, or are larger than 256 MiB, are left out. The report names
-the images mended in this run, and all that are left out.
+the images repaired in this run, and all that are left out.
 
 Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
 130 interrupted."""
 
 
 def main(arguments=None):
-    """Runs the command; returns its exit status."""
+    """Run the command; returns its exit status."""
     try:
         options = _parser().parse_args(arguments)
         left_out = prepare(**vars(options))

@@ -45,7 +45,7 @@ _COMPARED = 8           # images of a copy that are made again when its source h
 
 def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QUALITY, jobs=1,
             val_labels=None):
-    """Prepares the images below ``source`` in ``destination``; finished files there are left as they are.
+    """Prepare the images below ``source`` in ``destination``; finished files there are left as they are.
 
     Args:
         source (str): Directory that :func:`lib.prepare.source.find_images` reads.
@@ -84,7 +84,7 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         total += count
         _print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
 
-    tally, mended, left_out = Counter(), [], []
+    tally, repaired, left_out = Counter(), [], []
     work = _unfinished(splits, there, tally)
     chunks = iter(lambda: list(itertools.islice(work, _CHUNK)), [])
     first = next(chunks, None)
@@ -92,14 +92,14 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         progress = _Progress(total)
         chunks = itertools.chain([first], chunks)
         with contextlib.closing(_in_processes(jobs, chunks, destination, short_side, quality)) as results:
-            for counts, mended_here, left_out_here in results:
+            for counts, repaired_here, left_out_here in results:
                 tally.update(counts)
-                mended += mended_here
+                repaired += repaired_here
                 left_out += left_out_here
                 progress.show(tally['done'], tally['there'])
         progress.close()
 
-    _report(tally, sorted(mended), sorted(left_out), time.monotonic() - started)
+    _report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
     _write_lists(splits, classes, destination, {path for path, _ in left_out})
     return left_out
 
@@ -126,7 +126,7 @@ def _listed(path):
 
 
 def _leave_out_untrained(classes, origin, val):
-    """Takes validation images of classes that are not trained out: they have no label."""
+    """Take validation images of classes that are not trained out: they have no label."""
     untrained = sorted(set(val.classes) - set(classes))
     if len(untrained) == len(val.classes):
         raise UserError(f'{val.origin}: none of its classes (such as {untrained[0]}) is in {origin} '
@@ -138,7 +138,7 @@ def _leave_out_untrained(classes, origin, val):
 
 
 def _claim(destination, settings):
-    """Makes ``destination``, or checks that it was prepared with the same settings.
+    """Make ``destination``, or check that it was prepared with the same settings.
 
     Returns:
         dict: Path of the source of each split that an earlier run has prepared here.
@@ -181,7 +181,7 @@ def _finished(folder, split):
             folders = [entry.name for entry in entries if entry.is_dir()]
         for class_name in folders:
             path = os.path.join(folder, class_name)
-            files.remove_leftovers(path)  # of a run that was killed
+            files.remove_leftovers(path, of_living=True)  # a killed run's processes may still be ending
             names = {name for name in os.listdir(path) if name.lower().endswith(_JPEG_SUFFIXES)}
             wanted = set(map(prepared_name, split.classes.get(class_name, ())))
             foreign += [os.path.join(path, name) for name in names - wanted]
@@ -206,7 +206,7 @@ def _is_whole(path):
 
 
 def _check_source(destination, splits, there, settings, recorded, sources):
-    """Checks that what is there came from these images: under another path, some are made again to compare.
+    """Check that what is there came from these images: under another path, some are made again to compare.
 
     Raises:
         UserError: If an image of the copy is not what this source makes.
@@ -232,7 +232,7 @@ def _check_source(destination, splits, there, settings, recorded, sources):
 
 
 def _unfinished(splits, there, tally):
-    """Yields (path below destination, file name, location) of what is still to do; counts what is there."""
+    """Yield (path below destination, file name, location) of what is still to do; counts what is there."""
     for split_name, split in splits.items():
         for class_name in sorted(split.classes, key=os.fsencode):
             finished = there[split_name].get(class_name, ())
@@ -249,7 +249,7 @@ def prepared_name(name):
 
 
 def _in_processes(jobs, chunks, *settings):
-    """Yields the results of :func:`_prepare_chunk` in the order in which they are finished."""
+    """Yield the results of :func:`_prepare_chunk` in the order in which they are finished."""
     # forkserver: neither a fork of a process with threads nor a copy of the image list in every process.
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['lib.prepare.source', 'lib.prepare.image'])
@@ -282,7 +282,7 @@ def _in_processes(jobs, chunks, *settings):
 
 
 def _end_with_parent():
-    """Makes this process end when the one that gives it work is killed; else it would wait for ever."""
+    """Make this process end when the one that gives it work is killed; else it would wait forever."""
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -291,12 +291,12 @@ def _end_with_parent():
 
 
 def _prepare_chunk(chunk, destination, short_side, quality):
-    counts, mended_here, left_out_here = Counter(), [], []
+    counts, repaired_here, left_out_here = Counter(), [], []
     counts['done'] = len(chunk)
     for path, name, location in chunk:
         try:
             data = read_image(location, name)
-            prepared, resized, mended = prepare_image(data, short_side, quality)
+            prepared, resized, repaired = prepare_image(data, short_side, quality)
             target = os.path.join(destination, path)
             try:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -309,13 +309,13 @@ def _prepare_chunk(chunk, destination, short_side, quality):
             counts['left out'] += 1
             left_out_here.append((path, getattr(error, 'strerror', None) or str(error)))
             continue
-        counts['resized' if resized else 'converted' if mended else 'copied'] += 1
+        counts['resized' if resized else 'converted' if repaired else 'copied'] += 1
         counts['bytes read'] += len(data)
         counts['bytes written'] += len(prepared)
         # A file that does not call itself JPEG is no surprise.
-        if mended and prepared_name(name) == name:
-            mended_here.append((path, mended))
-    return counts, mended_here, left_out_here
+        if repaired and prepared_name(name) == name:
+            repaired_here.append((path, repaired))
+    return counts, repaired_here, left_out_here
 
 
 def _write(path, data):
@@ -324,7 +324,7 @@ def _write(path, data):
 
 
 def _write_lists(splits, trained, destination, left_out):
-    """Writes the list files, unless they hold the same already: (path below destination, label) per line."""
+    """Write the list files, unless they hold the same already: (path below destination, label) per line."""
     label_of = {class_name: label for label, class_name in enumerate(trained)}
     for split_name, split in splits.items():
         lines = []
@@ -361,15 +361,15 @@ def _holds(path, data):
         return False
 
 
-def _report(tally, mended, left_out, seconds):
+def _report(tally, repaired, left_out, seconds):
     written = tally['done'] - tally['left out']
     _print(f'{tally["resized"]} resized, {tally["copied"]} copied, {tally["converted"]} only converted, '
           f'{tally["there"]} already there, {tally["left out"]} left out')
     if written:
         _print(f'{tally["bytes read"] / 1e6:.1f} MB became {tally["bytes written"] / 1e6:.1f} MB in '
               f'{seconds:.0f} s ({written / seconds:.0f} images/s)')
-    for path, what in mended:
-        _print(f'mended: {path} ({what})')
+    for path, what in repaired:
+        _print(f'repaired: {path} ({what})')
     for path, reason in left_out:
         _print(f'left out: {path} ({reason})')
 
@@ -388,7 +388,7 @@ class _Progress:
         self._shown = 0
 
     def show(self, done, there):
-        """Tells that so many are done in this run, and so many were there before."""
+        """Tell that so many are done in this run, and so many were there before."""
         now = time.monotonic()
         if self._start is None:
             self._start = now, done

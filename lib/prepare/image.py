@@ -1,4 +1,4 @@
-"""One image file made ready for training: a JPEG file, RGB or grey, upright, of a bounded short side."""
+"""One image file made ready for training: a JPEG file, RGB or gray, upright, of a bounded short side."""
 
 import io
 
@@ -15,7 +15,7 @@ class UnreadableImage(Exception):
 
 
 def prepare_image(data, short_side, quality=QUALITY):
-    """Resizes one image to a short side of at most ``short_side`` and mends what training stumbles over.
+    """Resize one image to a short side of at most ``short_side`` and mends what training stumbles over.
 
     An image is resampled (bicubic, antialiased, from the fully decoded image) and encoded at most once; one
     that is small and sound stays as it is, byte for byte. Nothing is enlarged.
@@ -26,8 +26,8 @@ def prepare_image(data, short_side, quality=QUALITY):
         quality (int): JPEG quality, 1 to 100.
 
     Returns:
-        tuple: ``(data, resized, mended)``: the JPEG file; whether it was made smaller; and what was mended
-        (``'PNG'``, ``'CMYK'``, ``'EXIF orientation 6'``), or ``''``.
+        tuple: ``(data, resized, repaired)``: the JPEG file; whether it was made smaller; and what was
+        repaired (``'PNG'``, ``'CMYK'``, ``'EXIF orientation 6'``), or ``''``.
 
     Raises:
         UnreadableImage: If the image cannot be decoded to its last pixel.
@@ -35,24 +35,24 @@ def prepare_image(data, short_side, quality=QUALITY):
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            mended = [] if image.format in ('JPEG', 'MPO') else [image.format]
+            repaired = [] if image.format in ('JPEG', 'MPO') else [image.format]
             orientation = decoding.orientation(image)
             if orientation != 1:
-                mended.append(f'EXIF orientation {orientation}')
+                repaired.append(f'EXIF orientation {orientation}')
                 image = image.transpose(decoding.UPRIGHT[orientation][0])
             if image.mode not in ('L', 'RGB') or 'transparency' in image.info:
-                mended.append(image.mode)
+                repaired.append(image.mode)
                 image = decoding.to_rgb(image)
             size = fitted_size(*image.size, short_side)
             resized = size != image.size
-            if not resized and not mended:
+            if not resized and not repaired:
                 return data, False, ''
             if resized:
                 image = image.resize(size, Image.BICUBIC)
             image.info.clear()  # else Pillow writes the comment again
             encoded = io.BytesIO()
             image.save(encoded, 'JPEG', quality=quality)
-            return encoded.getvalue(), resized, ', '.join(mended)
+            return encoded.getvalue(), resized, ', '.join(repaired)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
@@ -60,7 +60,7 @@ def prepare_image(data, short_side, quality=QUALITY):
 
 
 def fitted_size(width, height, short_side):
-    """Size of the same aspect ratio whose short side is at most ``short_side``; the long one is rounded."""
+    """Shrink a size to a short side of at most ``short_side``; the long side is rounded."""
     shortest = min(width, height)
     if shortest <= short_side:
         return width, height

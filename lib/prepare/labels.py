@@ -29,7 +29,7 @@ CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
 
 def find_val_labels(source, top, val):
-    """Path of the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
+    """Find the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
 
     A kit may still be packed: then it is the path of the archive.
 
@@ -51,7 +51,7 @@ def find_val_labels(source, top, val):
 
 
 def read_val_labels(path, names, train_classes=None):
-    """Classes of validation images that lie in no class folder.
+    """Return the classes of validation images that lie in no class folder.
 
     The file has one of these forms, told apart by what it holds:
 
@@ -223,7 +223,7 @@ def _stem(name):
 
 
 def check_class_names(origin, names):
-    """A class becomes a folder of the copy, and must not become one anywhere else."""
+    """Return a class becomes a folder of the copy, and must not become one anywhere else."""
     for name in names:
         if (name in ('', '.', '..') or name != name.strip() or '/' in name or '\\' in name
                 or CONTROL.search(name)):

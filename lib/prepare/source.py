@@ -70,7 +70,7 @@ def read_image(location, name):
 
 
 def find_images(source, val_labels=None):
-    """Finds the images below ``source`` and their classes, without opening any.
+    """Find the images below ``source`` and their classes, without opening any.
 
     Args:
         source (str): Directory in one of the forms above.

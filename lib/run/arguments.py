@@ -52,7 +52,7 @@ def _integer(low, high=None):
 
 
 def positive_number(text):
-    """Type of an option: a finite number above 0; whole ones as int."""
+    """Convert an option: a finite number above 0; whole ones as int."""
     try:
         value = float(text)
     except ValueError:
@@ -91,7 +91,7 @@ def _parser():
     add('--seed', type=_integer(0, 2**32 - 1), default=0,
         help='of the weights, the order and the augmentation')
     add('--initmodel', metavar='PATH', help='start from these weights')
-    add('--jitter', action='store_true', help='colour jitter and lighting besides crop and flip')
+    add('--jitter', action='store_true', help='color jitter and lighting besides crop and flip')
 
     group = parser.add_argument_group('parts of the recipe, exchanged one by one')
     add = group.add_argument
@@ -100,7 +100,7 @@ def _parser():
     add('--schedule', choices=recipe.SCHEDULES, help='learning rate schedule (default: the recipe\'s)')
     add('--eta-scale', metavar='X', type=positive_number, default=1, help='factor on the base learning rate')
     add('--bn-statistics', choices=recipe.BN_STATISTICS,
-        help='what validation normalises with (default: the recipe\'s)')
+        help='what validation normalizes with (default: the recipe\'s)')
     add('--bn-variance', choices=recipe.BN_VARIANCES, default='mean',
         help='variances averaged over workers, or pooled with the variance of the means')
 
@@ -178,7 +178,7 @@ def parse(argv=None):
 
 
 def chosen_recipe(args):
-    """The published recipe with the exchanges that the options ask for, as a ``lib.recipe.Recipe``."""
+    """Return the published recipe with the exchanges that the options ask for, as a ``lib.recipe.Recipe``."""
     published = recipe.PUBLISHED[args.recipe]
     return recipe.Recipe(
         args.recipe,

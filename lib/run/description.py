@@ -38,7 +38,7 @@ def describe(plan):
         ('optimizer', f'mu1 {constants.MU1}, mu2 {constants.MU2}, eps {constants.EPS:g}'),
         ('weight decay', f'{constants.WEIGHT_DECAY:g} on the averaged gradient, not on batch '
                          'normalization\'s gamma and beta'),
-        ('BN training', f'each worker normalises with its own {plan.batch} images'),
+        ('BN training', f'each worker normalizes with its own {plan.batch} images'),
         ('BN validation', _validation_statistics(plan)),
         ('wire', f'{plan.wire_bytes:,} bytes of {plan.allreduce_grad_dtype} gradient per process and '
                  f'iteration; loss scale {plan.loss_scale:g}'),
@@ -58,7 +58,7 @@ def as_dict(plan):
         'alpha_sgd': _transition(plan), 'mu1': constants.MU1, 'mu2': constants.MU2,
         'eps': constants.EPS, 'weight_decay': constants.WEIGHT_DECAY,
         'weight_decay_exempt': 'gamma and beta of batch normalization',
-        'bn_training': f'each worker normalises with its own {plan.batch} images',
+        'bn_training': f'each worker normalizes with its own {plan.batch} images',
         'bn_validation': _validation_statistics(plan), 'bn_decay': plan.recipe.bn_decay,
         'bn_eps': constants.BN_EPS,
         'phases': [dict(zip(('from_epoch', 'to_epoch', 'lr_first', 'lr_last'), row))
@@ -76,7 +76,7 @@ def deviations(plan):
 def _deviations_of_the_method(recipe):
     found = []
     if recipe.transition == 'continuous':
-        found.append('transition: continuous, alpha_SGD = 1/2 + (epoch - c)/p after the centre; as '
+        found.append('transition: continuous, alpha_SGD = 1/2 + (epoch - c)/p after the center; as '
                      'printed, 1/2 + 2(epoch - c)/p, it would pass 1 at c + p/4 and make alpha_RMSprop '
                      'negative, against the paper\'s own text')
     elif recipe.transition == 'printed':
@@ -112,7 +112,7 @@ def _deviations_of_the_run(plan):
     if plan.initmodel:
         found.append(f'start: from the weights of {plan.initmodel}')
     if plan.synthetic:
-        found.append('data: random pixels, nothing can be learnt')
+        found.append('data: random pixels, nothing can be learned')
     elif plan.n_train != constants.IMAGENET_TRAIN or plan.n_class != constants.IMAGENET_CLASSES:
         found.append(f'data: {plan.n_train:,} images of {plan.n_class} classes instead of ImageNet\'s '
                      f'{constants.IMAGENET_TRAIN:,} of {constants.IMAGENET_CLASSES}')
@@ -128,7 +128,7 @@ def _deviations_of_the_run(plan):
     if plan.dtype != 'float32':
         found.append(f'arithmetic: {plan.dtype} instead of float32')
     if plan.jitter:
-        found.append('augmentation: colour jitter and lighting, which Goyal\'s text does not have')
+        found.append('augmentation: color jitter and lighting, which Goyal\'s text does not have')
     if plan.skip_bad_images:
         found.append('data: the next image of the epoch takes the place of one that cannot be decoded')
     if plan.max_iterations is not None:

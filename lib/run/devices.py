@@ -14,7 +14,7 @@ INSTALL = 'install the extra "gpu"'
 
 
 def choose_communicator(name=None):
-    """Communicator for what this machine has: ``pure_nccl`` on GPUs, ``naive`` on CPUs.
+    """Return the communicator for what this machine has: ``pure_nccl`` on GPUs, ``naive`` on CPUs.
 
     Args:
         name (str or None): The user's choice, checked; None chooses.
@@ -33,7 +33,7 @@ def choose_communicator(name=None):
 
 
 def missing_for_gpus():
-    """What keeps this process from training on a GPU, and the remedy, in one line; None if nothing does."""
+    """Tell in one line what keeps this process from training on a GPU, with the remedy; None if nothing."""
     if not cuda.available:
         error = cuda._resolution_error
         if isinstance(error, ModuleNotFoundError):
@@ -64,7 +64,7 @@ def in_one_line(error):
 
 
 def choose_gpu(intra_rank, visible):
-    """Index of a process's GPU among those that it sees.
+    """Return the index of a process's GPU among those that it sees.
 
     All processes of a host may see all of its GPUs, or each a part of them, down to one
     (``CUDA_VISIBLE_DEVICES`` set by rank, Slurm's ``--gpus-per-task=1``): counted from the first again.

@@ -37,7 +37,7 @@ def set_threads():
 
 
 def cores_of_this_rank():
-    """Number of cores for this process alone, at least 1.
+    """Return the number of cores for this process alone, at least 1.
 
     The ranks of a host share what their launcher may use; a rank that is bound to cores gets no more than
     these. A shell between the launcher and a bound rank hides that it is bound: its cores count as shared.
@@ -54,7 +54,7 @@ def cores_of_this_rank():
 
 
 def ranks_on_this_host():
-    """Number of ranks that the launcher has started on this host; 1 when launched alone."""
+    """Return the number of ranks that the launcher has started on this host; 1 when launched alone."""
     for name in ('OMPI_COMM_WORLD_LOCAL_SIZE', 'MPI_LOCALNRANKS'):  # Open MPI; MPICH and Intel MPI
         if os.environ.get(name, '').isdigit():
             return max(1, int(os.environ[name]))

@@ -7,12 +7,12 @@ _SIZE_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'SLURM_STEP_NUM_TASKS')
 
 
 def launched_rank():
-    """Rank that the launcher gave this process; 0 when launched alone."""
+    """Return the rank that the launcher gave this process; 0 when launched alone."""
     return _from_environment(_RANK_VARIABLES, 0)
 
 
 def launched_size():
-    """Number of processes that the launcher started; 1 when launched alone."""
+    """Return the number of processes that the launcher started; 1 when launched alone."""
     return _from_environment(_SIZE_VARIABLES, 1)
 
 

@@ -22,7 +22,7 @@ _POLL = 0.5
 
 
 def patience(stall_timeout):
-    """Seconds within which a rank 0 that was cut off from its job is gone, and its lock with it.
+    """Return the seconds within which a rank 0 that was cut off from its job is gone, and its lock with it.
 
     Args:
         stall_timeout (float or None): Seconds after which it ends itself: up to a quarter more where Python

@@ -55,7 +55,7 @@ def check_job(mpi_comm, facts):
 def versions():
     """Name the versions of what runs here: dict of str, in the order of interest.
 
-    The MPI library is named only once MPI is in use, since asking would initialise it.
+    The MPI library is named only once MPI is in use, since asking would initialize it.
     """
     import chainer
     import PIL

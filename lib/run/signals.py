@@ -7,19 +7,19 @@ to agree on :attr:`StopRequest.received` before they act on it.
 
 import signal
 
-_SIGNALS = ('SIGTERM', 'SIGUSR1', 'SIGINT')
-
 
 class StopRequest:
-    """Notes that SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) has arrived.
+    """Notes that a signal has arrived which asks for the end.
 
     A second SIGINT is an impatient user's: it raises ``KeyboardInterrupt`` as Python does by default.
 
     Args:
+        signals (sequence of int): Numbers of the signals.
         early (sequence of int): Numbers of signals that arrived before, in their order.
     """
 
-    def __init__(self, early=()):
+    def __init__(self, signals, early=()):
+        self._signals = signals
         self._received = signal.Signals(early[0]).name if early else None
         self._interrupted = False
 
@@ -29,14 +29,14 @@ class StopRequest:
         return self._received
 
     def install(self):
-        """Installs the handlers; returns ``self``.
+        """Install the handlers; returns ``self``.
 
         Call it first thing: a signal that comes earlier kills the process. Call it again after libraries that
         may have set handlers of their own, such as MPI; nothing noted is lost by that. Main thread only.
         """
-        for name in _SIGNALS:
-            if not (name == 'SIGINT' and self._interrupted):
-                signal.signal(getattr(signal, name), self._note)
+        for number in self._signals:
+            if not (number == signal.SIGINT and self._interrupted):
+                signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame):

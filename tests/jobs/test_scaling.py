@@ -120,7 +120,7 @@ def test_the_cost_model_reads_the_table(launch, tmp_path, capsys):
 
 def test_median_and_quartiles():
     times = np.stack([np.arange(1.0, 102.0), np.zeros(101), np.zeros(101)], axis=1)
-    summary = scaling.summarise(times)
+    summary = scaling.summarize(times)
     assert [summary[f'iteration_time{end}'] for end in ('_q1', '', '_q3')] == [26, 51, 76]
 
 

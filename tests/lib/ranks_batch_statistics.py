@@ -34,7 +34,7 @@ class CountingComm:
 
 
 class Network(chainer.Chain):
-    """Normalises its input, mixes channels, normalises again: the second depends on trained parameters."""
+    """Normalizes its input, mixes channels, normalizes again: the second depends on trained parameters."""
 
     def __init__(self):
         super().__init__()

@@ -24,7 +24,7 @@ KERNELS = [
     *((wire.MEAN_KERNEL, {'W': W}) for W in FLOATS),
 ]
 SCALARS = {'eta', 'alpha_sgd', 'alpha_rmsprop', 'mu1', 'mu2', 'one_minus_mu2', 'eps', 'weight_decay', 'area',
-           'workers', 'divisor'}
+           'virtual_workers', 'divisor'}
 
 
 def parameters(kernel):
@@ -135,7 +135,7 @@ def test_update_kernel_is_the_rule_of_section_a1(on_cpu, alpha_sgd, alpha_rmspro
         assert abs(got - right).max() <= 1e-5 * abs(right).max()
 
 
-def test_normalisation_kernel_gives_the_cpu_s_bits(on_cpu):
+def test_normalization_kernel_gives_the_cpu_s_bits(on_cpu):
     images = np.random.default_rng(4).integers(0, 256, (3, 4, 5, 3), np.uint8)
     out = np.empty((3, 3, 4, 5), np.float32)
     on_cpu(normalization.KERNEL, out.size, images, normalization._tables(np.dtype(np.float32)), 20, out)

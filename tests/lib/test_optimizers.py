@@ -358,7 +358,7 @@ def test_hyperparameters_of_one_parameter_override_the_optimizers():
     assert model.p1.array == pytest.approx(1 - 0.2)
 
 
-class Normalised(chainer.Chain):
+class Normalized(chainer.Chain):
     """Batch normalizations of all kinds, and a link that only shares their names."""
 
     def __init__(self):
@@ -373,7 +373,7 @@ class Normalised(chainer.Chain):
 
 
 def test_exemption_finds_batch_normalization_by_its_type():
-    model = Normalised()
+    model = Normalized()
     updater = RMSpropWarmup(0.1, weight_decay=0.5).setup(model)
     exempt_from_weight_decay(model)
     exempt = {name for name, param in model.namedparams() if param.update_rule.hyperparam.weight_decay == 0}
@@ -384,7 +384,7 @@ def test_exemption_finds_batch_normalization_by_its_type():
 
 
 def test_exemption_keeps_gamma_where_the_gradient_vanishes():
-    model = Normalised()
+    model = Normalized()
     updater = RMSpropWarmup(0.1, weight_decay=0.5).setup(model)
     exempt_from_weight_decay(model)
     weight = model.conv.W.array.copy()
@@ -399,7 +399,7 @@ def test_exemption_keeps_gamma_where_the_gradient_vanishes():
 
 def test_exemption_before_setup_is_refused():
     with pytest.raises(ValueError, match=r'call optimizer\.setup'):
-        exempt_from_weight_decay(Normalised())
+        exempt_from_weight_decay(Normalized())
 
 
 def saved_and_loaded(tmp_path, model, updater, restart):

@@ -59,7 +59,7 @@ def test_transition_is_monotone_and_stays_between_0_and_1(form):
 
 
 @pytest.mark.parametrize('form', ['continuous', 'linear', 'sigmoid', 'printed'])
-def test_transition_passes_one_half_at_its_centre(form):
+def test_transition_passes_one_half_at_its_center(form):
     for center in (10, 1.25, 4 / 9):
         assert schedules.alpha_sgd(center, center, 0.5 * center, form) == 0.5
 
@@ -70,7 +70,7 @@ def test_continuous_has_no_jump():
 
 
 @pytest.mark.parametrize('center, period', [(10, 5), (1, 0.5), (4 / 9, 2 / 9)])
-def test_continuous_has_equal_slopes_on_both_sides_of_its_centre(center, period):
+def test_continuous_has_equal_slopes_on_both_sides_of_its_center(center, period):
     h = 1e-6 * period
 
     def alpha(epoch):
@@ -89,7 +89,7 @@ def test_printed_is_the_formula_as_printed():
     assert schedules.alpha_sgd(12.5 - 1e-6, form='printed') == pytest.approx(1.5, abs=1e-6)
 
 
-def test_linear_goes_from_0_to_1_around_its_centre():
+def test_linear_goes_from_0_to_1_around_its_center():
     for epoch, expected in [(0, 0), (7.5, 0), (8, 0.1), (10, 0.5), (12, 0.9), (12.5, 1), (90, 1)]:
         assert schedules.alpha_sgd(epoch, form='linear') == pytest.approx(expected, abs=1e-12)
 
@@ -107,7 +107,7 @@ def test_sigmoid_does_not_overflow():
     assert schedules.alpha_sgd(90, 10, 1e-3, 'sigmoid') == 1
 
 
-def test_sudden_switches_at_the_centre():
+def test_sudden_switches_at_the_center():
     assert schedules.alpha_sgd(10 - 1e-7, form='sudden') == 0
     assert schedules.alpha_sgd(10, form='sudden') == 1
 

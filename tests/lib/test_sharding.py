@@ -68,7 +68,7 @@ def test_two_processes_that_know_nothing_of_each_other_agree():
 
 
 def test_order_is_the_published_one():
-    # Fixed for ever: a resumed run must find the order it was started with.
+    # Fixed forever: a resumed run must find the order it was started with.
     assert sharding.permutation(0, 8, 0).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
 
 

@@ -56,7 +56,7 @@ def test_every_rank_count_gives_the_one_process_answer(mpirun):
 
 
 class Offset(chainer.Chain):
-    """Answers class 1 if the mean that it normalises with is above one half."""
+    """Answers class 1 if the mean that it normalizes with is above one half."""
 
     def __init__(self):
         super().__init__()

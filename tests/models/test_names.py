@@ -89,7 +89,7 @@ def test_blocks_are_named_in_the_order_of_execution_and_logits_follow_from_the_n
     rng = np.random.RandomState(1)
     for name in sorted(values):
         value = name.rpartition('/')[2]
-        if value in ('gamma', 'avg_var'):  # as initialised, gamma is 0 where branches end: any order would do
+        if value in ('gamma', 'avg_var'):  # as initialized, gamma is 0 where branches end: any order would do
             values[name][...] = rng.uniform(0.5, 1.5, values[name].shape)
         elif value in ('beta', 'avg_mean', 'b'):
             values[name][...] = rng.uniform(-0.5, 0.5, values[name].shape)

@@ -115,7 +115,7 @@ def test_stages_of_a_224_image_have_the_published_shapes(network):
     assert logits.dtype == np.float32
 
 
-def test_stem_pools_the_largest_of_3x3_windows_centred_on_every_other_pixel(network):
+def test_stem_pools_the_largest_of_3x3_windows_centered_on_every_other_pixel(network):
     recorder = Recorder(bn1=network.bn1, res2=network.res2)
     with chainer.using_config('train', False), chainer.no_backprop_mode(), recorder:
         network(images(2, 3, 60, 44))
@@ -144,7 +144,7 @@ def test_any_side_of_32_or_more_gives_logits(network, height, width):
         assert network(images(1, 3, height, width)).shape == (1, 1000)
 
 
-# Initialisation
+# Initialization
 
 def test_convolution_weights_have_the_fan_out_he_standard_deviation(network):
     for name, link in named_links(network, L.Convolution2D).items():
@@ -188,7 +188,7 @@ def test_same_seed_gives_the_same_weights_whatever_the_global_generator_did(netw
 
 
 def test_weights_of_a_seed_are_numpys_frozen_stream(network):
-    # The first standard normals of RandomState(0), which NumPy keeps for ever; the fan-out is 7 * 7 * 64.
+    # The first standard normals of RandomState(0), which NumPy keeps forever; the fan-out is 7 * 7 * 64.
     expected = np.array([1.764052345967664, 0.4001572083672233, 0.9787379841057392]) * np.sqrt(2 / 3136)
     np.testing.assert_allclose(network.conv1.W.array[0, 0, 0, :3], expected, rtol=1e-6)
 

@@ -68,7 +68,7 @@ def test_stages_keep_halve_and_quarter_the_side(height, width):
 
 
 @pytest.mark.parametrize('arch', SMALL)
-def test_initialisation_is_he_fan_out_and_the_classifiers_001(arch):
+def test_initialization_is_he_fan_out_and_the_classifiers_001(arch):
     model = models.build(arch, 100)
     for name, link in named_links(model, L.Convolution2D).items():
         weights = link.W.array.astype(np.float64)
@@ -149,7 +149,7 @@ def test_save_npz_and_load_npz_restore_weights_and_statistics(tmp_path):
         np.testing.assert_array_equal(loaded(x).array, saved(x).array)
 
 
-def test_validation_normalises_with_the_running_statistics():
+def test_validation_normalizes_with_the_running_statistics():
     model = models.build('resnet8', 5)
     x = images(4, 3, 16, 16)
     with chainer.using_config('train', False):
@@ -158,7 +158,7 @@ def test_validation_normalises_with_the_running_statistics():
     np.testing.assert_allclose(alone, whole[:1], rtol=1e-4, atol=1e-6)
 
 
-def test_mixed16_computes_in_float16_and_normalises_in_float32():
+def test_mixed16_computes_in_float16_and_normalizes_in_float32():
     reference = models.build('resnet8', 4)
     with chainer.using_config('dtype', chainer.mixed16):
         model = models.build('resnet8', 4)

@@ -22,7 +22,7 @@ def all_float16():
 
 
 def float32_around_float16():
-    """Every float16, every midpoint between two of them, and both float32 neighbours of each."""
+    """Every float16, every midpoint between two of them, and both float32 neighbors of each."""
     finite = np.sort(all_float16()[np.isfinite(all_float16())]).astype(np.float32)
     points = np.concatenate([finite, (finite[1:] + finite[:-1]) / 2])
     below, above = np.nextafter(points, np.float32(-np.inf)), np.nextafter(points, np.float32(np.inf))

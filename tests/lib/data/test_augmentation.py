@@ -1,7 +1,7 @@
 import math
 
 from lib import constants
-from lib.data.augmentation import colour_jitter, training_crop, validation_box, validation_short_side
+from lib.data.augmentation import color_jitter, training_crop, validation_box, validation_short_side
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_crop_depends_on_seed_epoch_and_image_alone():
     assert len({first[0], *others}) == 5
 
 
-def test_neighbouring_images_and_epochs_are_independent():
+def test_neighboring_images_and_epochs_are_independent():
     boxes = [np.array([training_crop(400, 400, 224, 0, epoch, index)[0] for index in range(2000)])
              for epoch in range(2)]
     area = [statistics(box, 400, 400)['area'] for box in boxes]
@@ -151,17 +151,17 @@ def reference_jitter(image, draws):
     """fb.resnet.torch's ColorJitter and Lighting, step by step on a float image in [0, 1]."""
     x = image.astype(np.float64) / 255
 
-    def grey(x):
+    def gray(x):
         return np.repeat((0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2])[..., None], 3, axis=2)
 
     def brightness(x, alpha):
         return alpha * x
 
     def contrast(x, alpha):
-        return alpha * x + (1 - alpha) * grey(x)[..., 0].mean()
+        return alpha * x + (1 - alpha) * gray(x)[..., 0].mean()
 
     def saturation(x, alpha):
-        return alpha * x + (1 - alpha) * grey(x)
+        return alpha * x + (1 - alpha) * gray(x)
 
     steps = [brightness, contrast, saturation]
     for i in sorted(range(3), key=lambda i: draws[3 + i]):
@@ -175,24 +175,24 @@ def reference_jitter(image, draws):
 
 
 @pytest.mark.parametrize('index', range(8))
-def test_colour_jitter_equals_its_steps_done_one_by_one(index):
+def test_color_jitter_equals_its_steps_done_one_by_one(index):
     image = np.random.default_rng(index).integers(0, 256, (13, 17, 3), dtype=np.uint8)
     bits = np.random.Philox(key=np.array([5, 3], np.uint64), counter=np.array([0, 0, index, 2], np.uint64))
     draws = (bits.random_raw(12) >> np.uint64(11)) * 2.0 ** -53
-    jittered = colour_jitter(image, seed=5, epoch=2, index=index)
+    jittered = color_jitter(image, seed=5, epoch=2, index=index)
     assert jittered.dtype == np.uint8
     assert np.abs(jittered - reference_jitter(image, draws)).max() < 0.501
 
 
-def test_jittered_colours_vary_as_published():
-    # A mid-grey image: contrast and saturation leave it, brightness is uniform in 0.6 to 1.4, lighting small.
+def test_jittered_colors_vary_as_published():
+    # A mid-gray image: contrast and saturation leave it, brightness is uniform in 0.6 to 1.4, lighting small.
     image = np.full((2, 2, 3), 128, np.uint8)
-    brightness = [colour_jitter(image, 0, 0, index).mean() / 128 for index in range(1000)]
+    brightness = [color_jitter(image, 0, 0, index).mean() / 128 for index in range(1000)]
     assert np.mean(brightness) == pytest.approx(1, abs=0.02)
     assert np.std(brightness) == pytest.approx(0.8 / math.sqrt(12), abs=0.02)
 
 
 def test_jitter_leaves_the_image_it_is_given():
     image = np.full((2, 2, 3), 128, np.uint8)
-    colour_jitter(image, 0, 0, 0)
+    color_jitter(image, 0, 0, 0)
     assert (image == 128).all()

@@ -86,7 +86,7 @@ def test_image_in_png_is_the_same_as_from_pixels(tmp_path):
     assert np.array_equal(load_training(path, 32, 7, 0, 5), expected[:, ::-1] if flip else expected)
 
 
-def test_jitter_changes_colours_only_when_asked(tmp_path):
+def test_jitter_changes_colors_only_when_asked(tmp_path):
     path = save(photo(60, 60), tmp_path / 'a.png')
     plain = load_training(path, 32, 0, 0, 0)
     jittered = load_training(path, 32, 0, 0, 0, jitter=True)
@@ -140,7 +140,7 @@ def test_damaged_exif_does_not_spoil_the_image(tmp_path):
 # ---- modes ----
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg'])
-def test_greyscale_gives_three_equal_channels(tmp_path, suffix):
+def test_grayscale_gives_three_equal_channels(tmp_path, suffix):
     path = save(photo(60, 60).convert('L'), tmp_path / f'a.{suffix}')
     image = load_validation(path, 32)
     assert image.shape == (32, 32, 3)
@@ -148,7 +148,7 @@ def test_greyscale_gives_three_equal_channels(tmp_path, suffix):
 
 
 @pytest.mark.parametrize('bits', ['>u2', '<u2'])
-def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path, bits):
+def test_sixteen_bit_gray_is_scaled_to_eight(tmp_path, bits):
     levels = np.repeat(np.arange(64, dtype=np.uint16)[:, None] * 1000, 64, axis=1)
     if bits == '>u2':
         (tmp_path / 'a.pgm').write_bytes(b'P5 64 64 65535\n' + levels.astype('>u2').tobytes())
@@ -168,12 +168,12 @@ def test_transparency_is_shown_over_white(tmp_path, mode):
     assert (pixels[:, -12:] == ((10, 20, 30) if mode == 'RGBA' else (20, 20, 20))).all()
 
 
-def test_half_transparent_colour_is_mixed_with_white(tmp_path):
+def test_half_transparent_color_is_mixed_with_white(tmp_path):
     path = save(Image.new('RGBA', (8, 8), (255, 0, 0, 128)), tmp_path / 'a.png')
     assert np.abs(load_validation(path, 8).astype(int) - (255, 127, 127)).max() <= 1
 
 
-def test_palette_gives_its_colours_and_its_transparent_entry_white(tmp_path):
+def test_palette_gives_its_colors_and_its_transparent_entry_white(tmp_path):
     image = Image.new('P', (40, 40), 0)
     image.putpalette([9, 9, 9, 200, 100, 50] + [0] * 750)
     image.paste(1, (20, 0, 40, 40))
@@ -184,7 +184,7 @@ def test_palette_gives_its_colours_and_its_transparent_entry_white(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
-def test_colour_declared_transparent_is_shown_white(tmp_path, mode):
+def test_color_declared_transparent_is_shown_white(tmp_path, mode):
     transparent = (7, 8, 9) if mode == 'RGB' else 7
     image = Image.new(mode, (40, 40), transparent)
     image.paste((1, 2, 3) if mode == 'RGB' else 1, (20, 0, 40, 40))

@@ -85,7 +85,7 @@ def test_files_are_jpeg_of_many_sizes_shapes_and_modes(pair):
     assert modes <= {'RGB', 'L'}
 
 
-def test_some_files_are_greyscale():
+def test_some_files_are_grayscale():
     modes = [sample_set.draw('dots', index).mode for index in range(120)]
     assert modes.count('L') == 2
 

@@ -116,7 +116,7 @@ def test_new_images_are_added_to_an_earlier_copy(tree, prepared, tmp_path):
     assert files(destination) == files(prepared)
 
 
-def test_odd_images_are_mended_or_left_out_and_named(tmp_path, capfd):
+def test_odd_images_are_repaired_or_left_out_and_named(tmp_path, capfd):
     source = make_tree(tmp_path / 'source', splits=('train',))
     folder = source / 'train' / CLASSES[1]
     whole = jpeg(7, (300, 200))
@@ -138,7 +138,7 @@ def test_odd_images_are_mended_or_left_out_and_named(tmp_path, capfd):
         assert [line.split('/')[-1].split(' (')[0] for line in out.splitlines() if 'left out: ' in line] == [
             'empty.JPEG', 'link.JPEG', 'text.JPEG', 'truncated.JPEG']
         if attempt == 1:
-            assert [line.split('/')[-1] for line in out.splitlines() if 'mended: ' in line] == [
+            assert [line.split('/')[-1] for line in out.splitlines() if 'repaired: ' in line] == [
                 'cmyk.JPEG (CMYK)', 'n02105855_2933.JPEG (PNG, RGBA)', 'turned.JPEG (EXIF orientation 6)']
             assert '10 resized, 1 copied, 3 only converted' in out
     copy = tmp_path / 'copy' / 'train' / CLASSES[1]

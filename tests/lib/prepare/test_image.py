@@ -28,7 +28,7 @@ def decoded(data):
 
 
 def difference(image, other):
-    """Root mean square difference in grey levels."""
+    """Root mean square difference in gray levels."""
     pixels, others = (np.asarray(i.convert('RGB'), np.float64) for i in (image, other))
     return np.sqrt(np.mean((pixels - others) ** 2))
 
@@ -74,7 +74,7 @@ def test_quality_decides_the_size():
     assert len(prepare_image(data, 100, 50)[0]) < len(prepare_image(data, 100, 95)[0])
 
 
-def test_grey_stays_grey():
+def test_gray_stays_gray():
     prepared = decoded(prepare_image(encoded(photo(200, 100, 'L')), 50)[0])
     assert (prepared.mode, prepared.size) == ('L', (100, 50))
 
@@ -85,13 +85,13 @@ def test_grey_stays_grey():
     ('RGBA', 'PNG', 'PNG, RGBA'), ('L', 'PNG', 'PNG'), ('CMYK', 'TIFF', 'TIFF, CMYK')])
 def test_other_formats_and_modes_become_jpeg_of_the_same_picture(mode, kind, what, size):
     picture = photo(*size, mode)
-    prepared, resized, mended = prepare_image(encoded(picture, kind), 40, 95)
+    prepared, resized, repaired = prepare_image(encoded(picture, kind), 40, 95)
     image = decoded(prepared)
     assert image.format == 'JPEG'
     assert image.mode in ('RGB', 'L')
     assert image.size == (60, 40)
     assert resized == (size == (300, 200))
-    assert mended.startswith(what)
+    assert repaired.startswith(what)
     assert difference(image, picture.convert('RGB').resize((60, 40), Image.BICUBIC)) < 8
 
 
@@ -101,13 +101,13 @@ def test_image_is_turned_upright_as_its_exif_orientation_says(orientation, size)
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photo(*size), exif=exif, quality=95)
-    prepared, _, mended = prepare_image(data, 40, 95)
+    prepared, _, repaired = prepare_image(data, 40, 95)
     image = decoded(prepared)
     upright = ImageOps.exif_transpose(decoded(data))
     assert difference(image, upright.resize(image.size, Image.BICUBIC)) < 4
     assert image.size == ((60, 40) if orientation < 5 else (40, 60))
     assert image.getexif().get(0x0112, 1) == 1
-    assert mended == ('' if orientation == 1 else f'EXIF orientation {orientation}')
+    assert repaired == ('' if orientation == 1 else f'EXIF orientation {orientation}')
 
 
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF')

@@ -1,6 +1,4 @@
-import json
 
-from lib import files
 from lib.checkpoint import directory, file
 from lib.errors import UserError
 from lib.run import lock, output
@@ -50,14 +48,6 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file/out'):
         output.prepare(tmp_path / 'file' / 'out', resume=None, force=False)
-
-
-def test_json_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / 'plan.json'
-    files.write_json(path, {'a': 1})
-    files.write_json(path, {'b': 2})
-    assert json.loads(path.read_text()) == {'b': 2}
-    assert [entry.name for entry in tmp_path.iterdir()] == ['plan.json']
 
 
 def test_checkpoint_of_another_directory_does_not_mix_with_a_run(tmp_path):

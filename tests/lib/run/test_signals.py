@@ -8,6 +8,7 @@ from lib.run.signals import StopRequest
 import pytest
 
 NAMES = ['SIGTERM', 'SIGUSR1', 'SIGINT']
+STOP_SIGNALS = [getattr(signal, name) for name in NAMES]
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +25,14 @@ def send(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_signal_is_noted_by_name_and_does_not_kill(name):
-    stop = StopRequest().install()
+    stop = StopRequest(STOP_SIGNALS).install()
     assert stop.received is None
     send(name)
     assert stop.received == name
 
 
 def test_the_first_signal_is_the_one_reported():
-    stop = StopRequest().install()
+    stop = StopRequest(STOP_SIGNALS).install()
     send('SIGUSR1')
     send('SIGTERM')
     send('SIGINT')
@@ -39,7 +40,7 @@ def test_the_first_signal_is_the_one_reported():
 
 
 def test_a_second_interrupt_interrupts():
-    stop = StopRequest().install()
+    stop = StopRequest(STOP_SIGNALS).install()
     send('SIGINT')
     with pytest.raises(KeyboardInterrupt):
         send('SIGINT')
@@ -47,7 +48,7 @@ def test_a_second_interrupt_interrupts():
 
 
 def test_installing_again_wins_over_a_library_and_forgets_nothing():
-    stop = StopRequest().install()
+    stop = StopRequest(STOP_SIGNALS).install()
     send('SIGUSR1')
     for name in NAMES:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -57,7 +58,7 @@ def test_installing_again_wins_over_a_library_and_forgets_nothing():
 
 
 def test_installing_again_leaves_the_second_interrupt_to_the_impatient():
-    stop = StopRequest().install()
+    stop = StopRequest(STOP_SIGNALS).install()
     send('SIGINT')
     stop.install()
     with pytest.raises(KeyboardInterrupt):
@@ -66,8 +67,9 @@ def test_installing_again_leaves_the_second_interrupt_to_the_impatient():
 
 def test_signals_from_outside_do_not_interrupt_reads_or_end_the_process():
     code = '''
+import signal
 from lib.run.signals import StopRequest
-stop = StopRequest().install()
+stop = StopRequest([signal.SIGTERM]).install()
 print('ready', flush=True)
 assert input() == 'go on'
 print(stop.received)

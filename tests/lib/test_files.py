@@ -1,0 +1,25 @@
+"""A file appears whole or not at all; checkpoints' tests break its writer off half way."""
+
+import json
+
+from lib import files
+
+import pytest
+
+
+def test_json_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / 'plan.json'
+    files.write_json(path, {'a': 1})
+    files.write_json(path, {'b': 2})
+    assert json.loads(path.read_text()) == {'b': 2}
+    assert [entry.name for entry in tmp_path.iterdir()] == ['plan.json']
+
+
+def test_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('old')
+    with pytest.raises(ZeroDivisionError), files.replacing(path, 'w') as file:
+        file.write('new')
+        1 / 0  # noqa: B018
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]

@@ -28,9 +28,10 @@ from lib.data import input, sample_set
 from lib.errors import TrainingFault, UserError
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
-from lib.run import arguments, description, launcher, lock, machine, output
+from lib.run import arguments, description, launcher, lock, machine, output, terminal
 from lib.run.job import join
 from lib.run.signals import StopRequest
+from lib.run.terminal import printable
 from lib.run.timing import Timer
 from lib.run.watchdog import StallWatchdog
 from lib.updater import WorkerUpdater
@@ -56,7 +57,7 @@ def main():
             return train(args, stack, stop_request)
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
-            print(f'train_imagenet.py: {error}', file=sys.stderr, flush=True)
+            terminal.say(f'train_imagenet.py: {printable(error)}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
 
 
@@ -73,7 +74,7 @@ def show_plan(args):
             n_train, n_val, n_class = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
         workers = args.workers or launcher.launched_size() * args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), workers)
-        print(description.describe(plan))
+        terminal.say(description.describe(plan), sys.stdout)
     return errors.EXIT_FINISHED
 
 
@@ -120,7 +121,7 @@ def train(args, stack, stop_request):
 
 def warn(line):
     """Print on standard error, at once."""
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(printable(line))
 
 
 def open_data(args, job):

@@ -1,5 +1,7 @@
 """Errors that end a run, and the exit statuses they end it with."""
 
+from lib.run.terminal import printable
+
 EXIT_FINISHED = 0
 # A status of 0 is also what mpirun gives a job that lost a host: a run that finished leaves this in --out.
 FINISHED_MARK = 'finished'
@@ -11,9 +13,13 @@ EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
 class UserError(Exception):
     """Something the user can mend: bad arguments, data or files.
 
-    The message is one line that names the value, what was expected and the remedy. The program prints it
-    without a traceback and every rank exits with status 2.
+    The message is one line that names the value, what was expected and the remedy; names in it may come from
+    anywhere, so it is made printable. The program prints it without a traceback and every rank exits with
+    status 2.
     """
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 class BadImage(UserError):

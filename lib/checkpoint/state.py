@@ -1,6 +1,6 @@
 """From Chainer's model and optimizer to host arrays by name, and back; the weights that a run leaves."""
 
-from lib import file_format
+from lib import file_format, files
 from lib.checkpoint.file import archive_at, reason_of, write_array
 from lib.errors import UserError
 
@@ -77,7 +77,7 @@ def load_model(path, model, report=lambda line: None):
             network's.
     """
     try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
+        with files.open_regular(path) as file, np.load(file, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
     except Exception as error:  # a damaged file may raise anything
         reason = reason_of(error)

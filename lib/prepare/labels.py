@@ -5,6 +5,7 @@ import io
 import os
 import re
 
+from lib import files
 from lib.errors import UserError
 from lib.prepare import archive, matlab
 
@@ -200,9 +201,7 @@ def _unpack_kit(path):
 
 def _read(path):
     try:
-        if not os.path.isfile(path) and os.path.exists(path):
-            raise UserError(f'{path}: no regular file; give a file of labels')
-        with open(path, 'rb') as file:
+        with files.open_regular(path) as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); give a file of labels') from None

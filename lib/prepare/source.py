@@ -16,13 +16,14 @@ bytes.
 
 import os
 import re
-import stat
 from typing import NamedTuple, Optional
 
+from lib import files
 from lib.data.datasets import IMAGE_SUFFIXES
+from lib.data.decoding import MAX_BYTES
 from lib.errors import UserError
 from lib.prepare.archive import DamagedArchive, members
-from lib.prepare.image import MAX_BYTES, UnreadableImage
+from lib.prepare.image import UnreadableImage
 from lib.prepare.labels import CONTROL, check_class_names, find_val_labels, read_val_labels
 
 TRAIN_NAMES = ('train', 'ILSVRC2012_img_train', 'ILSVRC2012_img_train.tar')
@@ -53,15 +54,11 @@ def read_image(location, name):
     """Bytes of the image file ``name`` at ``location``.
 
     Raises:
-        OSError: If they cannot be read.
-        UnreadableImage: If it is no regular file, or longer than an image is.
+        OSError: If they cannot be read, or it is no regular file.
+        UnreadableImage: If it is longer than an image is.
     """
     container, offset, size = location
-    path = os.path.join(container, name) if size is None else container
-    # Looked at before it is opened: a named pipe would wait for a writer, a device has no end.
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UnreadableImage('no regular file')
-    with open(path, 'rb', buffering=0 if size is not None else -1) as file:
+    with files.open_regular(os.path.join(container, name) if size is None else container) as file:
         file.seek(offset)
         data = file.read(MAX_BYTES + 1 if size is None else min(size, MAX_BYTES + 1))
     if len(data) > MAX_BYTES:

@@ -15,6 +15,7 @@ import traceback
 
 from lib.communication.collectives import FailedElsewhere, host
 from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
+from lib.run.terminal import printable_lines
 
 
 def where(mpi_comm):
@@ -29,7 +30,7 @@ def say(text):
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     with contextlib.suppress(OSError):
-        os.write(2, text.encode('utf-8', 'backslashreplace'))
+        os.write(2, printable_lines(text).encode('utf-8', 'backslashreplace'))
 
 
 def end_job(mpi_comm, status):

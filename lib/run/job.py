@@ -1,12 +1,13 @@
 """The processes of a job: each on its device, joined by a communicator."""
 
 import dataclasses
+import sys
 from typing import Any
 
 from lib.communication import collectives, communicators
 from lib.data.decoder_pool import ImagePool
 from lib.errors import UserError
-from lib.run import devices, excepthook
+from lib.run import devices, excepthook, terminal
 
 import chainer
 import numpy as np
@@ -39,7 +40,7 @@ class Job:
     def say(self, text):
         """Print on rank 0, at once."""
         if self.comm.rank == 0:
-            print(text, flush=True)
+            terminal.say(text, sys.stdout)
 
 
 def join(args, stack, stop_request):

@@ -20,8 +20,13 @@ def _escaped(character):
     return character.encode('unicode_escape').decode()
 
 
+def printable_lines(text):
+    """Return ``text`` with every line made :func:`printable`."""
+    return '\n'.join(map(printable, text.split('\n')))
+
+
 def say(text, file=None):
-    """Print ``text`` at once, line by line :func:`printable`, and in whatever encoding ``file`` has.
+    """Print :func:`printable_lines` of ``text`` at once, in whatever encoding ``file`` has.
 
     A name within ``text`` that may hold a line's end has to be printable before.
 
@@ -30,6 +35,5 @@ def say(text, file=None):
         file: Open text file; by default standard error.
     """
     file = sys.stderr if file is None else file
-    text = '\n'.join(map(printable, text.split('\n')))
     encoding = getattr(file, 'encoding', None) or 'utf-8'
-    print(text.encode(encoding, 'backslashreplace').decode(encoding), file=file, flush=True)
+    print(printable_lines(text).encode(encoding, 'backslashreplace').decode(encoding), file=file, flush=True)

@@ -279,7 +279,7 @@ def test_skipped_images_are_replaced_by_the_next_of_their_epoch(pool, tmp_path, 
             expected = load_training(images.path(i), INSIZE, SEED, int(epoch), int(i))
             assert np.array_equal(pixels[place], expected)
     assert [(path, epoch) for path, _, epoch in batches.skipped] == skipped
-    assert all(reason == 'no image format that Pillow knows' for _, reason, _ in batches.skipped)
+    assert all(reason.startswith('none of the formats') for _, reason, _ in batches.skipped)
 
 
 def test_an_epoch_around_a_bad_image_moves_no_other(serial, tmp_path):

@@ -435,7 +435,7 @@ def test_what_is_no_regular_file_is_left_out_unopened(tmp_path, capfd):
     assert run(source, copy) == prepare.EXIT_LEFT_OUT
     out = capfd.readouterr().out
     for name in ('zero', 'pipe', 'folder'):
-        assert f'{name}.JPEG (no regular file)' in out
+        assert f'{name}.JPEG (not a regular file)' in out
 
 
 def test_image_beyond_the_limit_is_left_out(tmp_path, capfd):

@@ -1,4 +1,5 @@
 
+from lib import files
 from lib.checkpoint import directory, file
 from lib.errors import UserError
 from lib.run import lock, output

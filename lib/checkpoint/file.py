@@ -55,7 +55,9 @@ def unreadable(path, error):
 
 
 def reason_of(error):
-    return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    # NumPy takes what is no archive for a pickle, and advises to load it unsafely.
+    return 'no archive of arrays' if 'pickle' in reason else reason
 
 
 def _digest_entry(digest, name, array):

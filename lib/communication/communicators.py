@@ -1,4 +1,4 @@
-"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 2).
+"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 3).
 
 "While computation was generally done in single precision, in order to reduce the communication overhead
 during all-reduce operations, we used half-precision floats for communication." ChainerMN's

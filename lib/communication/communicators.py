@@ -26,8 +26,9 @@ def world():
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
-                        "the cluster's MPI") from error
+        reason = ' '.join(str(error).split())  # a line for every library that was tried
+        raise UserError(f'no MPI for Python ({reason}): install the extra "mpi", or load the cluster\'s '
+                        'MPI') from error
     return MPI.COMM_WORLD
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
-REQUIREMENTS = setup.py build-constraints.txt lib/_loops.c
+REQUIREMENTS = setup.py build-constraints.txt $(wildcard lib/_*.c lib/_*.h)
 
 .PHONY: train test lint bench soak clean
 
@@ -23,7 +23,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
-	rm -rf $(VENV) build *.egg-info lib/_loops*.so
+	rm -rf $(VENV) build *.egg-info lib/_*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,14 @@
 """Packages and dependencies; each dependency with its reason."""
 
+import platform
+
 import setuptools
+
+# Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
+FLAGS = ['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math']
+LAYERS = {'baseline': []}
+if platform.machine() in ('x86_64', 'AMD64'):
+    LAYERS.update(avx2=['-mavx2', '-mfma'], avx512=['-mavx512f', '-mavx512vl', '-mfma'])
 
 setuptools.setup(
     name='extremely-large-minibatch-sgd',
@@ -9,13 +17,16 @@ setuptools.setup(
     python_requires='>=3.9',
     packages=setuptools.find_packages(include=['lib', 'lib.*', 'models', 'extensions', 'jobs', 'jobs.*']),
     py_modules=['train_imagenet'],
-    # One pass over memory where NumPy makes several; without a C compiler NumPy gives the same bits, later.
-    # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
-    ext_modules=[setuptools.Extension(
-        'lib._loops', ['lib/_loops.c'], optional=True,
-        extra_compile_args=['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno',
-                            '-fno-trapping-math'],
-        extra_link_args=['-fno-fast-math'])],
+    # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
+    # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.
+    ext_modules=[
+        setuptools.Extension('lib._loops', ['lib/_loops.c'], optional=True, extra_compile_args=FLAGS,
+                             extra_link_args=['-fno-fast-math']),
+        *(setuptools.Extension(
+            f'lib._layers_{name}', ['lib/_layers.c', 'lib/_convolution.c', 'lib/_batch_normalization.c'],
+            depends=['lib/_layers.h', 'lib/_vectors.h'], define_macros=[('NAME', name)], optional=True,
+            extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
+          for name, flags in LAYERS.items())],
     install_requires=[
         'chainer==7.8.1',        # the framework, with ChainerMN inside; lib/compat.py is written for it
         'filelock>=3.4,<5',         # one process writes the sample set; Chainer needs it anyway

@@ -20,7 +20,7 @@ if __name__ == '__main__':
 import contextlib
 import os
 
-from lib import constants, errors, files, validation
+from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import resume, state
 from lib.communication import collectives
@@ -88,8 +88,10 @@ def train(args, stack, stop_request):
     model = make_model(args, train_set.n_class)
     plan = make_plan(args, len(train_set), len(val_set), model, job.comm.size * args.virtual_workers,
                      f'{train_set.fingerprint()} {val_set.fingerprint()}')
-    versions = machine.versions()
-    machine.check_job(job.comm.mpi_comm, {**plan.identity(), **versions, 'loops': None, 'host': None})
+    versions = job.everyone(machine.versions)
+    machine.check_job(job.comm.mpi_comm, {
+        **plan.identity(), **versions, 'loops': None, 'host': None, 'vectors': None,
+        compiled.VARIABLE: versions['vectors'] if job.on_cpu else None})
     claim_output(args, job, stack)
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
@@ -112,7 +114,7 @@ def train(args, stack, stop_request):
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
     trainer = job.everyone(make_trainer, args, updater, data, versions)
-    begin(args, job, trainer, found)
+    begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
@@ -222,11 +224,15 @@ def watched(args, plan, epoch_end):
     ]
 
 
-def begin(args, job, trainer, found):
+def begin(args, job, trainer, found, vectors):
     """Put the trainer where a checkpoint stands, or clear away what an earlier run has left."""
     if found:
         resume.restore(found, trainer)
         job.say(f'resumed from {found.path} at iteration {found.iteration}')
+        before = found.description['versions'].get('vectors', 'none')
+        if job.on_cpu and before != vectors:
+            job.say(f'computed with vectors {before} until now, from now on with {vectors}: results differ '
+                    f'by rounding ({compiled.VARIABLE}={before} keeps them)')
         return
     job.first(output.clear, args.out)
     if args.resume:

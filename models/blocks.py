@@ -9,10 +9,11 @@ from lib.constants import BN_DECAY, BN_EPS, FC_STD
 
 import chainer
 import chainer.functions as F
-import chainer.links as L
 from chainer.initializers import HeNormal, Normal
 
+from models.batch_normalization import BatchNormalization
 from models.convolution import Convolution2D
+from models.linear import Linear
 
 
 def convolution(in_channels, out_channels, ksize, stride, rng):
@@ -23,12 +24,12 @@ def convolution(in_channels, out_channels, ksize, stride, rng):
 
 def batch_normalization(channels, initial_gamma=1):
     """Make a batch normalization with the recipe's eps and decay of the moving averages."""
-    return L.BatchNormalization(channels, decay=BN_DECAY, eps=BN_EPS, initial_gamma=initial_gamma)
+    return BatchNormalization(channels, decay=BN_DECAY, eps=BN_EPS, initial_gamma=initial_gamma)
 
 
 def classifier(in_channels, n_class, rng):
     """Make the fully connected layer that gives the logits."""
-    return L.Linear(in_channels, n_class, initialW=Normal(FC_STD, rng=rng))
+    return Linear(in_channels, n_class, initialW=Normal(FC_STD, rng=rng))
 
 
 class Projection(chainer.Chain):

@@ -33,10 +33,9 @@ class Bottleneck(chainer.Chain):
             self.shortcut = shortcut(in_channels, out_channels, stride, rng)
 
     def forward(self, x):
-        h = F.relu(self.bn1(self.conv1(x)))
-        h = F.relu(self.bn2(self.conv2(h)))
-        h = self.bn3(self.conv3(h))
-        return F.relu(h + self.shortcut(x))
+        h = self.bn1(self.conv1(x), relu=True)
+        h = self.bn2(self.conv2(h), relu=True)
+        return self.bn3(self.conv3(h), residual=self.shortcut(x), relu=True)
 
 
 class BottleneckResNet(chainer.Chain):
@@ -72,7 +71,7 @@ class BottleneckResNet(chainer.Chain):
             chainer.Variable: (batch, n_class), of the parameters' dtype.
         """
         h = F.cast(x, self.conv1.W.dtype)
-        h = F.relu(self.bn1(self.conv1(h)))
+        h = self.bn1(self.conv1(h), relu=True)
         h = F.max_pooling_2d(h, 3, stride=2, pad=1, cover_all=False)
         h = self.res5(self.res4(self.res3(self.res2(h))))
         return self.fc(F.average(h, axis=(2, 3)))

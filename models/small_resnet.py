@@ -26,9 +26,8 @@ class BasicBlock(chainer.Chain):
             self.shortcut = shortcut(in_channels, out_channels, stride, rng)
 
     def forward(self, x):
-        h = F.relu(self.bn1(self.conv1(x)))
-        h = self.bn2(self.conv2(h))
-        return F.relu(h + self.shortcut(x))
+        h = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(h), residual=self.shortcut(x), relu=True)
 
 
 class SmallResNet(chainer.Chain):
@@ -64,7 +63,7 @@ class SmallResNet(chainer.Chain):
             chainer.Variable: (batch, n_class), of the parameters' dtype.
         """
         h = F.cast(x, self.conv1.W.dtype)
-        h = F.relu(self.bn1(self.conv1(h)))
+        h = self.bn1(self.conv1(h), relu=True)
         h = self.res4(self.res3(self.res2(h)))
         return self.fc(F.average(h, axis=(2, 3)))
 

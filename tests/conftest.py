@@ -9,7 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import lib  # noqa: E402, F401  (before anything imports NumPy or Chainer)
+from lib import compiled  # noqa: E402  (before anything imports NumPy or Chainer)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -99,6 +99,15 @@ def both_implementations(request, monkeypatch):
             pytest.skip('lib/_loops.c was not compiled when this was installed')
 
     return choose
+
+
+@pytest.fixture(params=compiled.available())
+def vectors(request, monkeypatch):
+    """One test for each width of vectors that the networks' layers can compute with here; its name."""
+    monkeypatch.setenv(compiled.VARIABLE, request.param)
+    compiled.vectors.cache_clear()
+    yield request.param
+    compiled.vectors.cache_clear()
 
 
 def draw_images(folder, classes, per_class, size=(20, 18), seed=0):

@@ -1,6 +1,7 @@
 """What setup.py compiles: where that fails it goes on without, and a mistake would pass unnoticed."""
 
 import pathlib
+import platform
 import shlex
 import shutil
 import subprocess
@@ -11,11 +12,17 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def test_the_loops_compile_without_a_warning():
+@pytest.mark.parametrize('source, flags', [
+    ('_loops.c', []), *((source, ['-DNAME=x', *flags])
+                        for source in ('_layers.c', '_convolution.c', '_batch_normalization.c')
+                        for flags in ([], ['-mavx2', '-mfma'], ['-mavx512f', '-mavx512vl', '-mfma'])
+                        if not flags or platform.machine() in ('x86_64', 'AMD64'))])
+def test_it_compiles_without_a_warning(source, flags):
     compiler = shlex.split(sysconfig.get_config_var('CC') or 'cc')
     headers = pathlib.Path(sysconfig.get_path('include'))
     if not shutil.which(compiler[0]) or not (headers / 'Python.h').exists():
         pytest.skip("no C compiler, or no headers of Python's")
-    command = [*compiler, '-fsyntax-only', '-Wall', '-Werror', f'-I{headers}', ROOT / 'lib/_loops.c']
+    command = [*compiler, '-fsyntax-only', '-Wall', '-Werror', *flags, f'-I{headers}',
+               ROOT / 'lib' / source]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+from lib import compiled
+
 import chainer
 import numpy as np
 import pytest
@@ -137,6 +139,20 @@ def test_resuming_another_job_spells_out_the_differences(train_into, finished):
     done = train_into(finished[0], 1, '-B', '8', '-E', '2', '--seed', '5', '--resume', 'auto', check=False)
     assert done.returncode == 2
     assert 'seed' in line_of_error(done) and 'workers' in line_of_error(done)
+
+
+def test_resuming_with_other_vectors_says_so(train_into, finished, tmp_path):
+    with_vectors = {'EXTREME_SGD_VECTORS': 'none'}
+    checkpoints = sorted((finished[0] / 'checkpoint').iterdir())
+    assert json.loads((finished[0] / 'plan.json').read_text())['software']['vectors'] == compiled.vectors()
+    done = train_into(tmp_path / 'out', 2, '-B', '8', '-E', '2', '--resume', checkpoints[0], env=with_vectors)
+    assert ('from now on with none' in done.stdout) == (compiled.vectors() != 'none')
+
+
+def test_vectors_that_the_machine_lacks_are_named_on_one_line(train):
+    done = train(2, check=False, env={'EXTREME_SGD_VECTORS': 'wide'})
+    assert done.returncode == 2
+    assert 'EXTREME_SGD_VECTORS=wide' in line_of_error(done)
 
 
 def test_weights_start_another_run(train, finished, tmp_path):

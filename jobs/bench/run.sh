@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the parts whose speed matters, against what else could do their work, as ratios within one run:
-# the optimizer's update, the exchange of gradients on 2 and 4 ranks, and the input. `make bench` runs it.
-# Takes a minute or two; what to expect is in README.md, "Measured". PHOTOGRAPHS, a directory of JPEG files,
-# replaces the generated ones.
+# a training step, the optimizer's update, the exchange of gradients on 2 and 4 ranks, and the input. `make
+# bench` runs it. Takes three or four minutes; what to expect is in README.md, "Measured". PHOTOGRAPHS, a
+# directory of JPEG files, replaces the generated ones.
 
 # shellcheck source-path=SCRIPTDIR source=../environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
@@ -12,6 +12,8 @@ set -e
 PHOTOGRAPHS=${PHOTOGRAPHS:+$(realpath "$PHOTOGRAPHS")}
 cd "$ROOT"
 
+"$PYTHON" -m jobs.bench.step
+echo
 "$PYTHON" -m jobs.bench.optimizer
 for ranks in 2 4; do
     echo

@@ -29,6 +29,11 @@ class Job:
     device: Any
     pool: ImagePool
 
+    @property
+    def on_cpu(self):
+        """Whether the network computes on a CPU."""
+        return self.device.xp is np
+
     def everyone(self, function, *arguments):
         """Call on every process; a failure of one is everyone's."""
         return collectives.collectively(self.comm.mpi_comm, function, *arguments)

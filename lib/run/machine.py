@@ -7,7 +7,7 @@ import platform
 import sys
 
 from lib.communication.collectives import group, host, name_ranks
-from lib.compiled import loops
+from lib.compiled import loops, vectors
 from lib.errors import UserError
 from lib.run.devices import INSTALL, in_one_line, missing_for_gpus
 from lib.run.launcher import launched_size
@@ -60,7 +60,7 @@ def versions():
     import chainer
     import PIL
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
-             'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy'}
+             'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy', 'vectors': vectors()}
     if 'mpi4py.MPI' in sys.modules:
         import mpi4py
         from mpi4py import MPI

@@ -13,7 +13,7 @@ from models.convolution import Convolution2D
 @pytest.mark.parametrize('buffer', [1, 5000, 1 << 20])
 @pytest.mark.parametrize('ksize, stride, pad', [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (7, 2, 3)])
 @pytest.mark.parametrize('height, width', [(8, 8), (9, 7)])
-def test_output_and_gradients_are_chainers(monkeypatch, dtype, tolerance, buffer, ksize, stride, pad,
+def test_output_and_gradients_are_chainers(monkeypatch, vectors, dtype, tolerance, buffer, ksize, stride, pad,
                                            height, width):
     monkeypatch.setattr(convolution, 'BUFFER', buffer)
     monkeypatch.setattr(convolution, 'PIXELS', 0)
@@ -32,7 +32,7 @@ def test_output_and_gradients_are_chainers(monkeypatch, dtype, tolerance, buffer
         np.testing.assert_allclose(gradient.array / scale, reference.array / scale, atol=tolerance)
 
 
-def test_images_that_need_no_gradient_get_none(monkeypatch):
+def test_images_that_need_no_gradient_get_none(monkeypatch, vectors):
     monkeypatch.setattr(convolution, 'PIXELS', 0)
     link = Convolution2D(3, 4, 3, 1, 1, chainer.initializers.Normal(0.3))
     link.cleargrads()
@@ -41,7 +41,7 @@ def test_images_that_need_no_gradient_get_none(monkeypatch):
     assert x.grad is None and link.W.grad.shape == link.W.shape
 
 
-def test_channels_last_memory_gives_the_same_output(monkeypatch):
+def test_channels_last_memory_gives_the_same_output(monkeypatch, vectors):
     monkeypatch.setattr(convolution, 'PIXELS', 0)
     link = Convolution2D(3, 4, 1, 1, 0, chainer.initializers.Normal(0.3))
     x = np.random.RandomState(0).standard_normal((2, 3, 4, 4)).astype(np.float32)

@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
-REQUIREMENTS = setup.py build-constraints.txt $(wildcard lib/_*.c lib/_*.h)
+REQUIREMENTS = setup.py pyproject.toml build-constraints.txt $(wildcard lib/_*.c lib/_*.h)
+
+# The scripts prefer the mpirun beside Python over the site's: the wheel is for machines that have none.
+MPI = $(if $(shell command -v mpirun),,[mpi])
 
 .PHONY: train test lint bench soak clean
 
@@ -27,13 +30,13 @@ clean:
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --editable '.[mpi]'
+	$(PIP) install --quiet --editable '.$(MPI)'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.train
-	$(PIP) install --quiet --editable '.[mpi,test]'
+	$(PIP) install --quiet --editable '.[test]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(PIP) install --quiet --editable '.[mpi,test,bench]'
+	$(PIP) install --quiet --editable '.[test,bench]'
 	touch $@

@@ -134,7 +134,7 @@ def _deviations_of_the_method(recipe):
 
 def _deviations_of_the_arithmetic(plan):
     found = ['first iteration: updates; ChainerMN\'s optimizer spends its first minibatch on a broadcast',
-             'convolution: on a CPU this project\'s own, on a GPU Chainer\'s']
+             'CPU: convolution and batch normalization are this project\'s own; on a GPU they are Chainer\'s']
     if plan.allreduce_grad_dtype == 'float16':
         found += [
             'mean: divided in float32, after the sum; ChainerMN divides in float16, where most means of '

@@ -7,18 +7,17 @@ One process per GPU, or per core on a CPU; without mpirun one process. ``--plan`
 imply; README.md is the manual.
 """
 
+import os
 import signal
 import sys
 
 STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
-early_signals = []
 if __name__ == '__main__':
-    # Imports may take seconds on a shared disk: a signal that comes meanwhile is noted and does not kill.
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile asks for another start.
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, frame: early_signals.append(number))
+        signal.signal(number, lambda number, frame: os._exit(75))  # lib.errors.EXIT_STOPPED
 
 import contextlib
-import os
 
 from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
@@ -30,7 +29,7 @@ from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
 from lib.run import arguments, description, launcher, lock, machine, output, terminal
 from lib.run.job import join
-from lib.run.signals import StopRequest
+from lib.run.signals import Stopped, StopRequest
 from lib.run.terminal import printable
 from lib.run.timing import Timer
 from lib.run.watchdog import StallWatchdog
@@ -48,9 +47,9 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest(STOP_SIGNALS, early_signals).install()
-    args = arguments.parse()
+    stop_request = StopRequest(STOP_SIGNALS).install()
     try:
+        args = arguments.parse()
         if args.plan:
             return show_plan(args)
         with contextlib.ExitStack() as stack:
@@ -59,6 +58,13 @@ def main():
         if launcher.launched_rank() == 0:
             terminal.say(f'train_imagenet.py: {printable(error)}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
+    except Stopped as stopped:
+        terminal.say(f'train_imagenet.py: rank {launcher.launched_rank()}: {stopped}')
+        if launcher.launched_size() > 1:
+            stop_request.end(errors.EXIT_STOPPED)  # the others wait for this one
+        return errors.EXIT_STOPPED
+    finally:
+        stop_request.close()
 
 
 def show_plan(args):
@@ -118,6 +124,7 @@ def train(args, stack, stop_request):
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
+    stop_request.begin()
     return run(job, trainer, args.out)
 
 

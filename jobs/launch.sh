@@ -31,6 +31,7 @@ REMIND_SECONDS=10
 ASKED=          # first signal that this script was sent; empty while there was none
 _interruptions=0
 _pid=           # mpirun, while it runs
+_began=         # when it was started
 _last_word=TERM # what ends the ranks at once
 _reminder=
 
@@ -56,12 +57,29 @@ _ask() {
     fi
 }
 
+# Remove what Open MPI leaves on this host of a job that was killed, and ended with this status: mpirun's
+# directory, and the ranks' shared memory, once no process has it any more.
+_sweep() {
+    local segment
+    case $1 in 0|2|"$EXIT_STOPPED") return ;; esac
+    for _ in {1..20}; do
+        pgrep -s "$_pid" >/dev/null || break
+        sleep 0.5
+    done
+    rm -rf "${TMPDIR:-/tmp}/ompi.$_pid"
+    for segment in /dev/shm/sm_segment.*."$UID".*; do
+        [[ -O $segment && $(stat -c %Y "$segment") -ge $_began ]] || continue
+        grep -qsF "$segment" /proc/[0-9]*/maps || rm -f "$segment"
+    done
+}
+
 # Run one command to its end and return its status, whatever signals interrupt the waiting.
 _run() {
     local before status
     # In a session of its own: Ctrl-C at a terminal, and qdel, reach every process of the group or session,
     # and would end mpirun before this script has spoken to it. setsid does not fork here, so $! is the
     # command.
+    _began=$(date +%s)
     setsid "$@" &
     _pid=$!
     [[ -z $ASKED ]] || _pass_on
@@ -71,6 +89,7 @@ _run() {
         status=$?
         [[ $before == "$_interruptions" ]] && break
     done
+    _sweep "$status"
     _pid=
     if [[ -n $_reminder ]]; then
         kill "$_reminder" 2>/dev/null

@@ -89,6 +89,7 @@ class WorkerUpdater(chainer.training.Updater):
                                     f'{suspect}{self.comm.explain_non_finite(self.model)}')
             self._optimizer.update()
         self.iteration += 1
+        self._stop_request.iteration_done()
         chainer.report({'main/loss': loss, 'main/accuracy': accuracy})
 
     def _compute_gradient(self):

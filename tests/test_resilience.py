@@ -70,11 +70,11 @@ def runs(described, folder):
     (folder / 'blocked' / 'checkpoint').write_text('in the way')
     named = [
         ('paper', described('paper')),
-        *stops('stopped', [['SIGTERM', 1, 1]], [['SIGUSR1', 0, 3]], [['SIGINT', 1, 5]],
+        *stops('stopped', [['SIGTERM', 1, 2]], [['SIGUSR1', 0, 4]], [['SIGINT', 1, 6]],
                [['SIGTERM', 0, 8], ['SIGUSR1', 1, 8]], []),
         ('last', described('last', faults=[['SIGTERM', 1, 15]])),
         ('goyal', described('goyal', *many)),
-        *stops('goyal stopped', [['SIGUSR1', 1, 1]], [['SIGTERM', 0, 3]], [['SIGTERM', 1, 4]], [],
+        *stops('goyal stopped', [['SIGUSR1', 1, 2]], [['SIGTERM', 0, 4]], [['SIGTERM', 1, 6]], [],
                options=many),
         ('wide', described('wide', *wide)),
         ('wide stopped', described('wide stopped', *wide, *often, faults=[['SIGTERM', 1, 8]])),
@@ -105,7 +105,7 @@ def both(status, iteration):
 
 def test_ranks_asked_to_stop_do_so_at_the_same_iteration_with_status_75(runs):
     results, done = runs
-    for i, iteration in enumerate([1, 3, 5, 8]):
+    for i, iteration in enumerate([2, 4, 6, 8]):
         assert results[f'stopped {i}'] == both(75, iteration)
         assert f'stopped at iteration {iteration}; continue' in done.out
     assert results['stopped 4'] == both(0, 15)
@@ -137,7 +137,7 @@ def test_every_iteration_of_a_stopped_run_is_timed_once_and_has_its_loss(runs, f
 
 def test_moving_averages_of_every_virtual_worker_come_back(runs, folder):
     results, _ = runs
-    assert [results[f'goyal stopped {i}'] for i in range(4)] == [both(75, 1), both(75, 3), both(75, 4),
+    assert [results[f'goyal stopped {i}'] for i in range(4)] == [both(75, 2), both(75, 4), both(75, 6),
                                                                   both(0, 8)]
     assert soak.differences(folder / 'goyal stopped', folder / 'goyal') == []
     rows = soak.state(folder / 'goyal')[0]['workers/statistics']

@@ -10,8 +10,12 @@ Nothing here imports MPI before :func:`create_communicator` is called: importing
 processes that load data must have been started by then.
 """
 
+import contextlib
+import os
+
 from lib.communication import allreduce, layout, non_finite, wire
 from lib.errors import UserError
+from lib.run import launcher
 
 import numpy as np
 from chainer.backends import cuda
@@ -24,12 +28,27 @@ def world():
         UserError: If MPI is missing.
     """
     try:
-        from mpi4py import MPI
+        with _no_shared_memory_alone():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         reason = ' '.join(str(error).split())  # a line for every library that was tried
         raise UserError(f'no MPI for Python ({reason}): install the extra "mpi", or load the cluster\'s '
                         'MPI') from error
     return MPI.COMM_WORLD
+
+
+@contextlib.contextmanager
+def _no_shared_memory_alone():
+    """Keep Open MPI from making a segment in /dev/shm that nobody removes when there is one process."""
+    name = 'OMPI_MCA_btl'
+    if launcher.is_launched() or name in os.environ:
+        yield
+        return
+    os.environ[name] = 'self'
+    try:
+        yield
+    finally:
+        del os.environ[name]  # of jobs that this process may start
 
 
 def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, virtual_workers=1,

@@ -14,6 +14,7 @@ import time
 import traceback
 
 from lib.communication.collectives import FailedElsewhere, host
+from lib.data.decoder_pool import kill_decoders
 from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
 from lib.run.terminal import printable_lines
 
@@ -33,12 +34,13 @@ def say(text):
         os.write(2, printable_lines(text).encode('utf-8', 'backslashreplace'))
 
 
-def end_job(mpi_comm, status):
-    """End every rank with ``status``, without a word more."""
+def end_job(mpi_comm, status, grace=1):
+    """End every rank with ``status``, without a word more, after ``grace`` seconds for the words before."""
+    kill_decoders()
     if mpi_comm.Get_size() > 1:
         # mpirun drops what it has not read from a rank by the time of the abort; and other ranks may have the
         # same to say.
-        time.sleep(1)
+        time.sleep(grace)
         # Should MPI itself be stuck, an exit without MPI_Finalize is what mpirun takes for a failure.
         faulthandler.dump_traceback_later(10, exit=True, file=2)
         with contextlib.suppress(Exception):

@@ -1,6 +1,7 @@
 """The processes of a job: each on its device, joined by a communicator."""
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -71,7 +72,7 @@ def join(args, stack, stop_request):
         error = raised
     world = communicators.world()
     excepthook.install_excepthook(world)
-    stop_request.install()
+    stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,

@@ -1,5 +1,6 @@
 """The launch scripts, against a stand-in for mpirun, and once against the real one."""
 
+import mmap
 import os
 import pathlib
 import shutil
@@ -29,6 +30,11 @@ sed -i 1d statuses
 echo ready
 if [[ $status == lost ]]; then exit 0; fi
 if [[ $status == 0 ]]; then mkdir -p result; echo done > result/finished; fi
+if [[ $status == killed ]]; then
+    mkdir "$TMPDIR/ompi.$$"
+    touch "/dev/shm/sm_segment.host.$UID.$SEGMENT.0"
+    exit 137
+fi
 if [[ $status == wait ]]; then read -r < never; fi
 if [[ $status == deaf ]]; then trap '' USR1; echo deaf; read -r < never; fi
 exit "$status"
@@ -310,3 +316,34 @@ def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
         process.communicate(timeout=30)
         assert process.returncode == 75
         assert lines(tmp_path / 'scontrol.calls') == calls
+
+
+@pytest.fixture
+def segments():
+    """Names in /dev/shm as Open MPI gives them, of numbers that no job has; removed afterwards."""
+    job = f'test{os.getpid()}'
+    yield job, lambda: {path.name for path in pathlib.Path('/dev/shm').glob(f'sm_segment.*.*.{job}*')}
+    for path in pathlib.Path('/dev/shm').glob(f'sm_segment.*.*.{job}*'):
+        path.unlink()
+
+
+@pytest.mark.skipif(not os.path.isdir('/dev/shm'), reason='Open MPI keeps its segments elsewhere')
+def test_what_a_killed_mpirun_leaves_on_this_host_is_removed_and_no_more(fake, tmp_path, segments):
+    job, listed = segments
+    older, mapped = (f'sm_segment.host.{os.getuid()}.{job}{kind}.0' for kind in ('older', 'mapped'))
+    for name in (older, mapped):
+        pathlib.Path('/dev/shm', name).write_bytes(b'segment')
+    os.utime(f'/dev/shm/{older}', (0, 0))
+    os.utime(f'/dev/shm/{mapped}', (2 ** 31, 2 ** 31))
+    (tmp_path / 'ompi.1').mkdir()
+    with open(f'/dev/shm/{mapped}', 'r+b') as file, mmap.mmap(file.fileno(), 0):
+        process = start({**fake('killed'), 'TMPDIR': str(tmp_path), 'SEGMENT': job}, '2')
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 137, err
+    assert listed() == {older, mapped}
+    assert [path.name for path in tmp_path.glob('ompi.*')] == ['ompi.1']
+
+
+def test_kernels_are_kept_where_nobody_else_can_put_any(fake):
+    process = start({**fake(), 'HOME': '/home/user'}, '--dry-run', script='paper_1024.sh')
+    assert ' CUPY_CACHE_DIR=/home/user/' in ' ' + process.communicate(timeout=60)[0]

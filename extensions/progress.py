@@ -7,9 +7,9 @@ from chainer.training import extensions, triggers
 
 # Key of the log, its name in a table of 80 columns, and the form of its values.
 _COLUMNS = (('epoch', 'epoch', '6.4g'), ('iteration', 'iter', '6'), ('main/loss', 'loss', '7.4g'),
-            ('validation/main/loss', 'val', '7.4g'), ('main/accuracy', 'acc', '6.4f'),
-            ('validation/main/accuracy', 'val', '6.4f'), ('lr', 'eta', '8.3g'),
-            ('alpha_sgd', 'alpha', '6.4f'), ('images_per_sec', 'img/s', '7.0f'),
+            ('validation/main/loss', 'val.loss', '8.4g'), ('main/accuracy', 'acc', '6.4f'),
+            ('validation/main/accuracy', 'val.acc', '7.4f'), ('lr', 'eta', '8.3g'),
+            ('alpha_sgd', 'alpha', '6.4f'), ('images_per_sec', 'img/s', '6.0f'),
             ('elapsed_time', 'seconds', '7.0f'))
 
 

@@ -59,11 +59,12 @@ def read_image(location, name):
     """
     container, offset, size = location
     with files.open_regular(os.path.join(container, name) if size is None else container) as file:
+        if size is None:
+            size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise UnreadableImage(f'{size} bytes, more than {MAX_BYTES}')
         file.seek(offset)
-        data = file.read(MAX_BYTES + 1 if size is None else min(size, MAX_BYTES + 1))
-    if len(data) > MAX_BYTES:
-        raise UnreadableImage(f'more than {MAX_BYTES >> 20} MiB')
-    return data
+        return file.read(size)
 
 
 def find_images(source, val_labels=None):

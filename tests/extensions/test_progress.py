@@ -15,7 +15,7 @@ def test_table_fits_eighty_columns():
     progress.Table(out)(types.SimpleNamespace(get_extension=lambda name: types.SimpleNamespace(log=log)))
     header, first, second = out.getvalue().replace('\033[J', '').splitlines()
     assert max(map(len, (header, first, second))) <= 80
-    assert header.split() == 'epoch iter loss val acc val eta alpha img/s seconds'.split()
+    assert header.split() == 'epoch iter loss val.loss acc val.acc eta alpha img/s seconds'.split()
     assert json.loads(f'[{",".join(first.split())}]') == [
         89.98, 3519, 12350, 12350, 0.7654, 0.7494, 0.0128, 1, 128418, 104400]
 

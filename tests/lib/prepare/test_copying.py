@@ -438,12 +438,12 @@ def test_what_is_no_regular_file_is_left_out_unopened(tmp_path, capfd):
         assert f'{name}.JPEG (not a regular file)' in out
 
 
-def test_image_beyond_the_limit_is_left_out(tmp_path, capfd):
+def test_image_beyond_the_limit_is_left_out_unread(tmp_path, capfd):
     source = make_tree(tmp_path / 'source', 1, ('train',))
     with open(source / 'train' / CLASSES[0] / 'long.JPEG', 'wb') as file:
-        file.truncate((1 << 28) + 1)
+        file.truncate(1 << 40)
     assert run(source, tmp_path / 'copy') == prepare.EXIT_LEFT_OUT
-    assert 'long.JPEG (more than 256 MiB)' in capfd.readouterr().out
+    assert f'long.JPEG ({1 << 40} bytes, more than {1 << 28})' in capfd.readouterr().out
 
 
 @pytest.mark.parametrize('seconds, told', [(3.4, '3 s'), (119, '119 s'), (121, '2 min'), (7300, '2 h')])

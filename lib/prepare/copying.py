@@ -149,7 +149,7 @@ def _claim(destination, settings):
         if os.path.exists(path):
             with open(path, encoding='utf-8') as file:
                 found = dict(json.load(file))
-            sources = dict(found.pop('sources', {}))
+            sources = {name: str(origin) for name, origin in dict(found.pop('sources', {})).items()}
             if found != settings:
                 raise UserError(f'{destination}: prepared with {_options(found)}, not {_options(settings)}; '
                                 'give the same settings or another directory')
@@ -198,11 +198,13 @@ def _finished(folder, split):
 
 
 def _is_whole(path):
-    """Whether a JPEG file has its end."""
-    with open(path, 'rb', buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(size - len(_END_OF_JPEG), 0))
-        return file.read(len(_END_OF_JPEG)) == _END_OF_JPEG
+    """Tell whether a JPEG file has its end; a link to nothing has none."""
+    try:
+        with files.open_regular(path) as file:
+            end = max(os.fstat(file.fileno()).st_size - len(_END_OF_JPEG), 0)
+            return os.pread(file.fileno(), len(_END_OF_JPEG), end) == _END_OF_JPEG
+    except FileNotFoundError:
+        return False
 
 
 def _check_source(destination, splits, there, settings, recorded, sources):

@@ -32,7 +32,8 @@ def test_members_of_plain_headers_are_found():
 
 
 @pytest.mark.parametrize('data, words', [
-    (header(size=1 << 40), 'breaks off'), (header(size=1 << 80), 'breaks off'), (header(size=-1), 'size below 0'),
+    (header(size=1 << 40), 'breaks off'), (header(size=1 << 80), 'breaks off'),
+    (header(size=-1), 'size below 0'),
     (header(size=1 << 40, kind=tarfile.GNUTYPE_LONGNAME), 'more than a megabyte'),
     (header(size=1 << 40, kind=tarfile.XHDTYPE), 'more than a megabyte'),
     (header(size=1, kind=tarfile.GNUTYPE_SPARSE), 'sparse'),

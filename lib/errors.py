@@ -37,3 +37,18 @@ class BadImage(UserError):
 
 class TrainingFault(Exception):
     """The training itself went wrong (for example a non-finite gradient); ends every rank with status 1."""
+
+
+def shortage(error):
+    """Say in one line what a process ran out of, and the remedy; None if an error has another cause.
+
+    What goes wrong in the cleaning up after a shortage is its consequence.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return (f'out of memory ({error or type(error).__name__}); use a smaller -B, with more '
+                    '--virtual-workers for the same total batch, or fewer -j')
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return 'no more processes or threads can be started; raise the limit (ulimit -u) or use fewer -j'
+        error = error.__cause__ or error.__context__
+    return None

@@ -280,6 +280,8 @@ class _ProcessDecoder:
         if not self._results:
             return None
         number, outcome = self._results.popleft()
+        if outcome is None:
+            raise MemoryError('in a decoder process')
         if isinstance(outcome, str):
             raise RuntimeError(f'a decoder process failed:\n{outcome}')
         return number, outcome

@@ -71,7 +71,8 @@ def main(tasks, results, memory):
 
     A task is ``(number, offset, shape, slot, augmentation, entries)``: the place of a ring of batches in
     shared memory, which batch of it, and the arguments of :func:`decode_images`. Its result is ``(number,
-    failures)``, or ``(number, traceback)`` when decoding failed in a way that is not the image's fault.
+    failures)``, ``(number, traceback)`` when decoding failed in a way that is not the image's fault, or
+    ``(number, None)`` when memory was short.
     """
     import pickle
     import socket
@@ -92,6 +93,8 @@ def main(tasks, results, memory):
             if (offset, shape) not in rings:
                 rings[offset, shape] = map_pixels(memory, offset, shape)
             outcome = decode_images(rings[offset, shape][slot], augmentation, entries)
+        except MemoryError:
+            outcome = None
         except Exception:
             outcome = traceback.format_exc()[-10000:]
         try:

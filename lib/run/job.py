@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 import sys
+import threading
 from typing import Any
 
 from lib.communication import collectives, communicators
 from lib.data.decoder_pool import ImagePool
-from lib.errors import UserError
+from lib.errors import UserError, shortage
 from lib.run import devices, excepthook, terminal
 
 import chainer
 import numpy as np
+
+_MPI_THREADS = 8  # more than Open MPI starts of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,19 @@ class Job:
             terminal.say(text, sys.stdout)
 
 
+def _check_threads():
+    """Raise UserError unless threads can be started; where none can, MPI crashes without saying why."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(_MPI_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        raise UserError(shortage(error)) from None
+    finally:
+        done.set()
+
+
 def join(args, stack, stop_request):
     """Join this process to its job. Called by every process; initializes MPI.
 
@@ -67,6 +83,7 @@ def join(args, stack, stop_request):
     # there is MPI, a process can only keep to itself that it has failed.
     pool = error = None
     try:
+        _check_threads()
         pool = stack.enter_context(ImagePool(0 if args.synthetic else args.loaderjob, args.loader))
     except UserError as raised:
         error = raised

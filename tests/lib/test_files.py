@@ -23,14 +23,3 @@ def test_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
         1 / 0  # noqa: B018
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):
-    precious = tmp_path / 'precious'
-    precious.write_text('text')
-    with files.replacing(tmp_path / 'log'):
-        temporary, = (path for path in tmp_path.iterdir() if path != precious)
-    temporary.symlink_to(precious)
-    files.write_json(tmp_path / 'log', [])
-    assert precious.read_text() == 'text'
-    assert (tmp_path / 'log').read_text() == '[]' and not (tmp_path / 'log').is_symlink()

@@ -60,6 +60,17 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
         output.prepare(tmp_path / 'file' / 'out', resume=None, force=False)
 
 
+def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):
+    precious = tmp_path / 'precious'
+    precious.write_text('text')
+    with files.replacing(tmp_path / 'log'):
+        temporary, = (path for path in tmp_path.iterdir() if path != precious)
+    temporary.symlink_to(precious)
+    files.write_json(tmp_path / 'log', [])
+    assert precious.read_text() == 'text'
+    assert (tmp_path / 'log').read_text() == '[]' and not (tmp_path / 'log').is_symlink()
+
+
 def test_checkpoint_of_another_directory_does_not_mix_with_a_run(tmp_path):
     (tmp_path / 'log').write_text('[]')
     output.prepare(tmp_path, resume=str(tmp_path / 'checkpoint' / 'iteration-00000001.npz'), force=False)

@@ -80,7 +80,10 @@ def show_plan(args):
             n_train, n_val, n_class = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
         workers = args.workers or launcher.launched_size() * args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), workers)
-        terminal.say(description.describe(plan), sys.stdout)
+        try:
+            terminal.say(description.describe(plan), sys.stdout)
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.EXIT_FINISHED
 
 

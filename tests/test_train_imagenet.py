@@ -173,6 +173,15 @@ def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_may_be_cut_short_by_its_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, 'train_imagenet.py', '--plan'], cwd=ROOT, text=True, stdout=writer,
+                          stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 def test_divergence_names_the_learning_rate_first_and_where_in_the_schedule(train):
     done = train(2, '-B', '8', '-E', '1', '--eta-scale', '1e6', '--transition', 'none', check=False)
     assert done.returncode == 1

@@ -3,18 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 # Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
-REQUIREMENTS = setup.py pyproject.toml build-constraints.txt $(wildcard lib/_*.c lib/_*.h)
+REQUIREMENTS = setup.py pyproject.toml build-constraints.txt $(wildcard lib/compiled/*.[ch])
 
 # The scripts prefer the mpirun beside Python over the site's: the wheel is for machines that have none.
 MPI = $(if $(shell command -v mpirun),,[mpi])
 
-.PHONY: train test lint bench soak clean
+.PHONY: train test test-gpu lint bench soak clean
 
 train: $(VENV)/.train
 	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest
+
+# In an environment of its own: where CuPy is, the other tests see it too.
+test-gpu:
+	$(MAKE) VENV=$(VENV)-gpu $(VENV)-gpu/.test-gpu
+	$(VENV)-gpu/bin/python -m pytest tests/cuda_on_cpu
 
 lint: $(VENV)/.test
 	$(VENV)/bin/python -m ruff check .
@@ -26,7 +31,7 @@ soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
 
 clean:
-	rm -rf $(VENV) build *.egg-info lib/_*.so
+	rm -rf $(VENV) $(VENV)-gpu build *.egg-info lib/compiled/*.so
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
@@ -39,4 +44,10 @@ $(VENV)/.test: $(VENV)/.train
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) install --quiet --editable '.[test,bench]'
+	touch $@
+
+# Two CuPys: the second where only the tests that ask for it look.
+$(VENV)/.test-gpu: $(VENV)/.test
+	$(PIP) install --quiet --editable '.[test,test-gpu]'
+	$(PIP) install --quiet --upgrade --target $(VENV)/cupy14 --no-deps 'cupy-cuda13x>=14,<15' 'cuda-pathfinder>=1.3.4,<2'
 	touch $@

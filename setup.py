@@ -21,12 +21,13 @@ setuptools.setup(
     # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
     # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.
     ext_modules=[
-        setuptools.Extension('lib._loops', ['lib/_loops.c'], optional=True, extra_compile_args=FLAGS,
-                             extra_link_args=['-fno-fast-math']),
+        setuptools.Extension('lib.compiled._loops', ['lib/compiled/loops.c'], optional=True,
+                             extra_compile_args=FLAGS, extra_link_args=['-fno-fast-math']),
         *(setuptools.Extension(
-            f'lib._layers_{name}', ['lib/_layers.c', 'lib/_convolution.c', 'lib/_batch_normalization.c'],
-            depends=['lib/_layers.h', 'lib/_vectors.h'], define_macros=[('NAME', name)], optional=True,
-            extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
+            f'lib.compiled._layers_{name}',
+            [f'lib/compiled/{source}.c' for source in ('layers', 'convolution', 'batch_normalization')],
+            depends=['lib/compiled/layers.h', 'lib/compiled/vectors.h'], define_macros=[('NAME', name)],
+            optional=True, extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
           for name, flags in LAYERS.items())],
     install_requires=[
         'chainer==7.8.1',        # the framework, with ChainerMN inside; lib/compat.py is written for it
@@ -48,10 +49,12 @@ setuptools.setup(
             'nvidia-cudnn-cu12==8.9.*',          # quick convolutions; CuPy does not know cuDNN 9
             'nvidia-nccl-cu12>=2.16.5,<3',       # the exchange of gradients
         ],
-        # For GPUs that these do not know (Blackwell): no cuDNN, convolutions several times slower.
+        # For GPUs that these do not know (Blackwell): no cuDNN, slower convolutions.
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
-        'test': ['pytest>=7', 'ruff>=0.5'],
+        'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch
+        'test-gpu': ['cupy-cuda12x>=13.6,<14'],  # over CUDA's stand-ins, tests/cuda_on_cpu
+        'test': ['pytest>=7', 'ruff>=0.5', 'safetensors>=0.4'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },
 )

@@ -21,7 +21,7 @@ import contextlib
 
 from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
-from lib.checkpoint import resume, state
+from lib.checkpoint import resume, state, weights
 from lib.communication import collectives
 from lib.data import input, sample_set
 from lib.errors import TrainingFault, UserError
@@ -105,12 +105,13 @@ def train(args, stack, stop_request):
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
     if args.initmodel and not found:
-        job.first(state.load_model, args.initmodel, model, warn)
+        job.first(weights.load, args.initmodel, model, args.initmodel_skip, warn)
     collectives.broadcast_model(job.comm, model)
     model.to_device(job.device)
     optimizer = make_optimizer(plan, model)
+    network = weights.describe(plan, train_set.class_names, args.val_batchsize)
     if found and found.iteration >= plan.iterations:
-        return finish_again(job, plan, args.out, found, model, optimizer)
+        return finish_again(job, plan, args.out, found, model, optimizer, network)
 
     hardware = machine.describe(job.device, job.comm)
     job.say('\n'.join([description.describe(plan), ', '.join(map(' '.join, versions.items())), hardware,
@@ -122,13 +123,13 @@ def train(args, stack, stop_request):
     updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, data, versions)
+    trainer = job.everyone(make_trainer, args, updater, data, versions, network)
     begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
-              {**description.as_dict(plan), 'software': versions, 'hardware': hardware})
+              {**description.as_dict(plan), **network, 'software': versions, 'hardware': hardware})
     stop_request.begin()
-    return run(job, trainer, args.out)
+    return run(job, trainer, args.out, network)
 
 
 def warn(line):
@@ -171,8 +172,9 @@ def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=workers, virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
         allreduce_grad_dtype=args.allreduce_grad_dtype, loss_scale=args.loss_scale, dtype=args.dtype,
-        jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip', synthetic=args.synthetic,
-        initmodel=args.initmodel, max_iterations=TEST_ITERATIONS if args.test else None)
+        tf32=args.tf32, jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip',
+        synthetic=args.synthetic, initmodel=args.initmodel, initmodel_skip=args.initmodel_skip,
+        max_iterations=TEST_ITERATIONS if args.test else None)
     plan.check()
     return plan
 
@@ -188,7 +190,7 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, data, versions):
+def make_trainer(args, updater, data, versions, network):
     """Make Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
@@ -215,8 +217,8 @@ def make_trainer(args, updater, data, versions):
         (job_log, None),
         *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),
         *(watched(args, plan, epoch_end) if comm.rank == 0 else []),
-        (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions),
-         checkpoint_due),
+        (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions,
+                                  network), checkpoint_due),
     ]
     trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
     for place, (extension, trigger) in enumerate(acting):
@@ -249,7 +251,7 @@ def begin(args, job, trainer, found, vectors):
         job.say(f'no checkpoint in {args.out}: starting afresh')
 
 
-def run(job, trainer, out):
+def run(job, trainer, out, network):
     """Train to the end, or until asked to stop; return the exit status."""
     trainer.run(show_loop_exception_msg=False)
     updater, plan = trainer.updater, trainer.updater.plan
@@ -258,20 +260,20 @@ def run(job, trainer, out):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         job.say(f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
-    job.first(write_last, weights, state.save_model, updater.model)
+    last, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    job.first(write_last, last, weights.save, updater.model, network)
     summary = description.summarize(plan, trainer.get_extension('LogReport').log)
     job.say(summary)
     job.first(write_last, mark, files.write_line, summary)
     return errors.EXIT_FINISHED
 
 
-def finish_again(job, plan, out, found, model, optimizer):
+def finish_again(job, plan, out, found, model, optimizer, network):
     """Say that the run has finished; write what it was stopped before, behind its last checkpoint."""
-    weights, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
-    if not job.first(os.path.exists, weights):
+    last, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    if not job.first(os.path.exists, last):
         state.restore(found.arrays, model, optimizer)
-        job.first(write_last, weights, state.save_model, model)
+        job.first(write_last, last, weights.save, model, network)
     if not job.first(os.path.exists, mark):
         job.first(write_last, mark, files.write_line,
                   description.summarize(plan, found.description['log']))
@@ -279,10 +281,10 @@ def finish_again(job, plan, out, found, model, optimizer):
     return errors.EXIT_FINISHED
 
 
-def write_last(path, write, content):
+def write_last(path, write, *content):
     """Write ``model.npz``, with the averaged statistics of the last iteration, or the mark of the end."""
     try:
-        write(path, content)
+        write(path, *content)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}); make room and start again with '
                         '--resume auto, which writes it from the last checkpoint') from None

@@ -28,6 +28,7 @@ class Checkpointing(training.Extension):
         job_log (extensions.JobLog): The log.
         out (str): Output directory.
         versions (dict): Versions of the software, stored for the reader.
+        network (dict): What the weights are of (:func:`lib.checkpoint.weights.describe`), stored likewise.
 
     Attributes:
         failed (bool): After a requested stop, whether its checkpoint could not be written, the same on every
@@ -36,7 +37,7 @@ class Checkpointing(training.Extension):
 
     default_name = 'Checkpointing'
 
-    def __init__(self, plan, model, optimizer, comm, statistics, job_log, out, versions):
+    def __init__(self, plan, model, optimizer, comm, statistics, job_log, out, versions, network):
         self._plan = plan
         self._model = model
         self._optimizer = optimizer
@@ -45,6 +46,7 @@ class Checkpointing(training.Extension):
         self._job_log = job_log
         self._out = out
         self._versions = versions
+        self._network = network
         self._writer = BackgroundWriter()
         self.failed = False
 
@@ -72,6 +74,7 @@ class Checkpointing(training.Extension):
         description = {
             'job': self._plan.identity(), 'iteration': iteration, 'epoch': trainer.updater.epoch_detail,
             'elapsed_time': trainer.elapsed_time, 'log': list(self._job_log.log), 'versions': self._versions,
+            'network': self._network,
         }
         failure = self._writer.submit(directory.path_of(self._out, iteration), arrays, description,
                                       lambda path: directory.prune(self._out, _KEEP))

@@ -9,7 +9,7 @@ from chainer import training
 
 
 class Validation(training.Extension):
-    """Reports ``validation/main/loss`` and ``validation/main/accuracy`` of the whole job.
+    """Reports ``validation/main/loss``, ``.../accuracy`` and ``.../accuracy_top5`` of the whole job.
 
     Args:
         comm: ChainerMN communicator.

@@ -193,6 +193,8 @@ def report(plan, model, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--arch', default='resnet50')
+    parser.add_argument('--insize', type=int, default=constants.INSIZE)
     parser.add_argument('--iterations', type=int, default=50)
     args = parser.parse_args()
     try:
@@ -219,7 +221,7 @@ def main():
         except AssertionError as error:
             agree, outcome = False, f'DIFFERENT FROM THE CPU: {error}'
         say(f'{check.__doc__} {outcome}')
-    for line in report(*train(device, comm, 'resnet50', constants.INSIZE, args.iterations)):
+    for line in report(*train(device, comm, args.arch, args.insize, args.iterations)):
         say(line)
     say(f'copy within the GPU: {copy_bandwidth() / 1e9:.0f} GB/s; '
         f'memory taken: {cuda.memory_pool.total_bytes() / 1e9:.1f} GB')

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's run on one node of 8 GPUs: each process plays 128 workers in turn, so the 1024 workers of 32
 # images, and with them every number of the training, are the paper's; it takes 128 times as long: a
-# day on P100s (jobs/predict.py), and the paper's 74.9 % top-1. Started again, it continues. Further arguments
+# day on P100s (jobs/cost_model.py), and the paper's 74.9 % top-1. Started again, it continues. Further arguments
 # go to train_imagenet.py. --dry-run prints the command.
 
 # Paths of your site.

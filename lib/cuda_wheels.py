@@ -26,6 +26,8 @@ _LIBRARIES = (
 
 def preload():
     """Load what is installed; warnings of what is not give way to ``lib.run.devices.notes``."""
+    # CuPy would write its reductions with CUB, whose kernels take six times as long to compile.
+    os.environ.setdefault('CUPY_ACCELERATORS', '')
     warnings.filterwarnings('ignore', r'\s*(cudnn|nccl) library could not be loaded|cuDNN is not enabled',
                             UserWarning)
     spec = importlib.util.find_spec('nvidia')

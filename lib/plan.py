@@ -28,10 +28,12 @@ class Plan:
         allreduce_grad_dtype (str): Wire format of gradients.
         loss_scale (float): Factor on the loss before backward.
         dtype (str): Precision of the computation.
+        tf32 (bool): Whether GPUs may multiply float32 in TF32.
         jitter (bool): Whether colors are augmented.
         skip_bad_images (bool): Whether another image takes an undecodable one's place.
         synthetic (bool): Whether images are random pixels.
-        initmodel (str or None): File of initial weights.
+        initmodel (str or None): Where the initial weights come from.
+        initmodel_skip (str or None): Layer that does not take them.
         max_iterations (int or None): Ends the run early, for tests.
     """
 
@@ -51,10 +53,12 @@ class Plan:
     allreduce_grad_dtype: str = 'float16'
     loss_scale: float = 1
     dtype: str = 'float32'
+    tf32: bool = False
     jitter: bool = False
     skip_bad_images: bool = False
     synthetic: bool = False
     initmodel: str = None
+    initmodel_skip: str = None
     max_iterations: int = None
 
     @property

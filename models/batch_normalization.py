@@ -1,8 +1,9 @@
 """Batch normalization with the residual and the ReLU that follow it, in one pass over memory on a CPU.
 
 Chainer makes of ``relu(bn(x) + residual)`` some ten passes forward and as many backward, and keeps the sum.
-Compiled (``lib/_batch_normalization.c``) each channel is read from memory once forward and once backward, and
-what is kept is x and y. Everything else (a GPU, float16, no compiler) is done by Chainer's own functions.
+Compiled (``lib/compiled/batch_normalization.c``) each channel is read from memory once forward and once
+backward, and what is kept is x and y. Everything else (a GPU, float16, no compiler) is done by Chainer's own
+functions.
 """
 
 from lib.compiled import layers

@@ -2,9 +2,9 @@
 
 Chainer's CPU path gathers the columns of the whole batch at once, image axis first, and has ``tensordot``
 transpose them in memory before the product; its outputs come out channels-last in memory, which slows every
-function that follows. Here ``lib/_convolution.c`` gathers nothing. Where it was not compiled, and for other
-dtypes, a few images at a time are gathered into a buffer that stays in the cache and multiplied where they
-lie, and outputs are contiguous.
+function that follows. Here ``lib/compiled/convolution.c`` gathers nothing. Where it was not compiled, and
+for other dtypes, a few images at a time are gathered into a buffer that stays in the cache and multiplied
+where they lie, and outputs are contiguous.
 
 On a GPU it is Chainer's own: cuDNN, or without it im2col. The columns of 32 images of ResNet-50 take
 236 MB at most (conv1, in float32), and their transpose as much again, so that this needs no parts.

@@ -96,7 +96,7 @@ def both_implementations(request, monkeypatch):
         if request.param == 'NumPy':
             monkeypatch.setattr(module, 'loops', None)
         elif module.loops is None:
-            pytest.skip('lib/_loops.c was not compiled when this was installed')
+            pytest.skip('lib/compiled/loops.c was not compiled when this was installed')
 
     return choose
 

@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize('source, flags', [
-    ('_loops.c', []), *((source, ['-DNAME=x', *flags])
-                        for source in ('_layers.c', '_convolution.c', '_batch_normalization.c')
+    ('loops.c', []), *((source, ['-DNAME=x', *flags])
+                        for source in ('layers.c', 'convolution.c', 'batch_normalization.c')
                         for flags in ([], ['-mavx2', '-mfma'], ['-mavx512f', '-mavx512vl', '-mfma'])
                         if not flags or platform.machine() in ('x86_64', 'AMD64'))])
 def test_it_compiles_without_a_warning(source, flags):
@@ -23,7 +23,7 @@ def test_it_compiles_without_a_warning(source, flags):
     if not shutil.which(compiler[0]) or not (headers / 'Python.h').exists():
         pytest.skip("no C compiler, or no headers of Python's")
     command = [*compiler, '-fsyntax-only', '-Wall', '-Werror', *flags, f'-I{headers}',
-               ROOT / 'lib' / source]
+               ROOT / 'lib' / 'compiled' / source]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -18,8 +18,8 @@ from PIL import Image
 import models
 
 LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 'validation/main/loss',
-            'validation/main/accuracy', 'lr', 'alpha_sgd', 'alpha_rmsprop', 'images_per_sec',
-            'iteration_time', 'allreduce_time', 'data_time'}
+            'validation/main/accuracy', 'validation/main/accuracy_top5', 'lr', 'alpha_sgd', 'alpha_rmsprop',
+            'images_per_sec', 'iteration_time', 'allreduce_time', 'data_time'}
 OUTPUT = {'log', 'plan.json', 'timing.csv', 'checkpoint', 'model.npz', 'loss.png', 'accuracy.png',
           'schedule.png', 'finished'}
 
@@ -54,6 +54,14 @@ def test_losses_of_the_iterations_have_the_job_s_logged_mean(finished):
     log = json.loads((finished[0] / 'log').read_text())
     (middle, end), means = [row['iteration'] for row in log], [row['main/loss'] for row in log]
     assert [losses[:middle].mean(), losses[middle:end].mean()] == pytest.approx(means, rel=1e-4)
+
+
+def test_functions_do_not_check_types_at_every_call(mpirun, tmp_path):
+    program = ('import train_imagenet, chainer\ntrain_imagenet.main()\n'
+               'print("types are checked:", chainer.config.type_check)')
+    done = mpirun(1, '-c', program, '--synthetic', '--arch', 'resnet8', '--insize', '16', '--test', '-b', '8',
+                  '--out', tmp_path / 'out')
+    assert done.stdout.endswith('types are checked: False\n')
 
 
 def test_weights_load_into_the_network_and_give_the_logged_accuracy(finished, small_data):
@@ -155,13 +163,40 @@ def test_vectors_that_the_machine_lacks_are_named_on_one_line(train):
     assert 'EXTREME_SGD_VECTORS=wide' in line_of_error(done)
 
 
-def test_weights_start_another_run(train, finished, tmp_path):
+@pytest.mark.parametrize('source', ['.', 'model.npz', 'checkpoint/iteration-00000010.npz'])
+def test_weights_start_another_run(train, finished, tmp_path, source):
     # Learning rates so small that the loss of the first epoch is that of the given weights.
     train(1, '-B', '25', '-E', '1', '--eta-scale', '1e-9', '--transition', 'none', '--initmodel',
-          finished[0] / 'model.npz')
+          finished[0] / source)
     log = json.loads((tmp_path / 'out' / 'log').read_text())
     given = json.loads((finished[0] / 'log').read_text())
     assert log[-1]['main/loss'] < given[0]['main/loss']
+
+
+def test_plan_and_weights_tell_what_the_network_is_of(finished):
+    plan = json.loads((finished[0] / 'plan.json').read_text())
+    with np.load(finished[0] / 'model.npz') as weights:
+        told = json.loads(weights['description'].item())
+    assert told == {'arch': 'resnet8', 'insize': 16, 'dtype': 'float32', 'n_class': 3,
+                    'classes': ['ant', 'bee', 'cat'], 'image_mean': [0.485, 0.456, 0.406],
+                    'image_std': [0.229, 0.224, 0.225], 'val_batchsize': 250}
+    assert {name: plan[name] for name in told} == told
+
+
+def test_a_network_for_other_classes_starts_from_all_but_the_classifier(train, finished, small_data,
+                                                                         tmp_path):
+    for name in ('ant', 'bee'):
+        shutil.copytree(small_data[0] / name, tmp_path / 'two' / name)
+    data = tmp_path / 'two', tmp_path / 'two'
+    done = train(1, '--initmodel', finished[0], data=data, check=False)
+    assert done.returncode == 2
+    assert 'weights for 3 classes, and the network has 2' in line_of_error(done)
+    assert '--initmodel-skip fc' in line_of_error(done)
+    train(1, '-B', '25', '-E', '1', '--eta-scale', '1e-9', '--transition', 'none', '--initmodel', finished[0],
+          '--initmodel-skip', 'fc', data=data)
+    with np.load(finished[0] / 'model.npz') as given, np.load(tmp_path / 'out' / 'model.npz') as weights:
+        np.testing.assert_allclose(weights['res4/0/conv2/W'], given['res4/0/conv2/W'], atol=1e-6)
+        np.testing.assert_allclose(weights['fc/W'], models.build('resnet8', 2).fc.W.array, atol=1e-6)
 
 
 def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
@@ -283,7 +318,8 @@ def test_bad_data_is_named_on_one_line(train, small_data, tmp_path, spoil, named
     (['--out', '/dev/null/out'], '/dev/null/out'), (['--insize', '8', '--arch', 'resnet50'], '32 pixels'),
     (['--virtual-workers', '38'], '76 workers, but 75'),
     (['--initmodel', 'README.md'], 'README.md: not a weights file (no archive of arrays)'),
-    (['--communicator', 'pure_nccl'], 'pure_nccl')])
+    (['--communicator', 'pure_nccl'], 'pure_nccl'),
+    (['--initmodel-skip', 'fc'], '--initmodel')])
 def test_bad_option_is_named_on_one_line(train, options, named):
     done = train(2, *options, check=False)
     assert done.returncode == 2

@@ -132,6 +132,15 @@ def read(path):
     return file_format.to_current(path, arrays, prefix='model/'), description
 
 
+def is_checkpoint(path):
+    """Whether a file has a checkpoint's digest, which weights have not; it may be damaged all the same."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f'{_DIGEST}.npy' in archive.namelist()
+    except Exception:  # a damaged file may raise anything
+        return False
+
+
 def scan(path, keep):
     """Verify a checkpoint, hand each array to ``keep(name, array)`` and return the description."""
     try:

@@ -51,6 +51,7 @@ class SyntheticImages:
     """
 
     n_class = constants.IMAGENET_CLASSES
+    class_names = None
 
     def __init__(self, n_images):
         self._n_images = n_images

@@ -15,6 +15,9 @@ SECONDS_FOR_RANK_0 = 5
 MAX_LOADERS = 256  # per rank; a decoder takes some 60 MB
 
 
+VAL_BATCHSIZE = 250
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong on one line, once per job, and exits with status 2 on every rank."""
 
@@ -40,7 +43,7 @@ class OneLineParser(argparse.ArgumentParser):
             super().print_help(file)
 
 
-class _HelpFormatter(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     """Appends the default where there is one to tell."""
 
     def _get_help_string(self, action):
@@ -49,7 +52,8 @@ class _HelpFormatter(argparse.HelpFormatter):
         return f'{action.help} (%(default)s)' if has_default else action.help
 
 
-def _integer(low, high=None):
+def integer(low, high=None):
+    """Type of an option: an integer from ``low`` to ``high``, or upwards."""
     def convert(text):
         try:
             value = int(text)
@@ -79,7 +83,7 @@ def _parser():
         usage='mpirun -np N python train_imagenet.py [TRAIN VAL] [options]',
         description='Train ResNet-50 on ImageNet with extremely large minibatches '
                     '(Akiba, Suzuki, Fukuda 2017).',
-        formatter_class=_HelpFormatter)
+        formatter_class=HelpFormatter)
     add = parser.add_argument
     add('train', metavar='TRAIN', nargs='?',
         help='training images: a directory <class>/*.JPEG or a list file; without it the sample set')
@@ -93,15 +97,18 @@ def _parser():
         help='every hyperparameter as published')
     add('--arch', choices=tuple(models.ARCHITECTURES),
         help='network (default: resnet50; on the sample set resnet8)')
-    add('--insize', type=_integer(8), help='side of the input in pixels (default: the network\'s own)')
-    add('-B', '--batchsize', type=_integer(1), default=constants.BATCH, help='images per worker')
-    add('--virtual-workers', metavar='K', type=_integer(1), default=1,
+    add('--insize', type=integer(8), help='side of the input in pixels (default: the network\'s own)')
+    add('-B', '--batchsize', type=integer(1), default=constants.BATCH, help='images per worker')
+    add('--virtual-workers', metavar='K', type=integer(1), default=1,
         help='workers that each process plays in turn: the same training as K times as many processes')
     add('-E', '--epoch', type=positive_number, default=constants.EPOCHS,
         help='length of the training; all that is counted in epochs scales with it')
-    add('--seed', type=_integer(0, 2**32 - 1), default=0,
+    add('--seed', type=integer(0, 2**32 - 1), default=0,
         help='of the weights, the order and the augmentation')
-    add('--initmodel', metavar='PATH', help='start from these weights')
+    add('--initmodel', metavar='PATH',
+        help='start from these weights: those of a run (its --out), a checkpoint or a weights file')
+    add('--initmodel-skip', metavar='LAYER',
+        help='with --initmodel: start this layer anew, fc for another number of classes')
     add('--jitter', action='store_true', help='color jitter and lighting besides crop and flip')
 
     group = parser.add_argument_group('parts of the recipe, exchanged one by one')
@@ -124,13 +131,15 @@ def _parser():
     add('--loss-scale', metavar='S', type=positive_number, default=1,
         help='scales the loss before backward, undone in float32')
     add('--dtype', choices=('float32', 'mixed16'), default='float32', help='precision of the computation')
+    add('--tf32', action='store_true',
+        help='multiply float32 in TF32 on GPUs that have it, from Ampere on: faster, less exact')
 
     group = parser.add_argument_group('input')
     add = group.add_argument
-    add('-j', '--loaderjob', type=_integer(0, MAX_LOADERS), default=2,
+    add('-j', '--loaderjob', type=integer(0, MAX_LOADERS), default=2,
         help='processes or threads per rank that decode images; 0 decodes in the training process')
     add('--loader', choices=('process', 'thread'), default='process', help='what they are')
-    add('-b', '--val-batchsize', type=_integer(1), default=250, help='images per validation step')
+    add('-b', '--val-batchsize', type=integer(1), default=VAL_BATCHSIZE, help='images per validation step')
     add('--on-bad-image', choices=('error', 'skip'), default='error', help='what an undecodable image does')
 
     group = parser.add_argument_group('the run')
@@ -141,7 +150,7 @@ def _parser():
     add('--force', action='store_true', help='reuse a non-empty --out; removes the old run\'s checkpoints')
     add('--wait', action='store_true',
         help='for a run that still holds --out, as long as one that was cut off needs to end itself')
-    add('--checkpoint-interval', metavar='N', type=_integer(1),
+    add('--checkpoint-interval', metavar='N', type=integer(1),
         help='iterations between checkpoints, besides one per epoch')
     add('--stall-timeout', metavar='S', type=positive_number,
         help='give up after S seconds without an iteration (default: off)')
@@ -151,8 +160,8 @@ def _parser():
     group = parser.add_argument_group('planning')
     add = group.add_argument
     add('--plan', action='store_true', help='print everything that follows from the options, and exit')
-    add('--workers', metavar='N', type=_integer(1), help='with --plan: for this many workers')
-    add('--n-train', metavar='N', type=_integer(1),
+    add('--workers', metavar='N', type=integer(1), help='with --plan: for this many workers')
+    add('--n-train', metavar='N', type=integer(1),
         help='with --plan or --synthetic: size of the training set')
     return parser
 
@@ -183,6 +192,8 @@ def parse(argv=None):
     if args.workers is not None and args.workers % args.virtual_workers:
         parser.error(f'--workers {args.workers} is not a multiple of --virtual-workers '
                      f'{args.virtual_workers}: every process plays the same number of workers')
+    if args.initmodel_skip and not args.initmodel:
+        parser.error(f'--initmodel-skip {args.initmodel_skip}: goes with --initmodel')
     if args.force and args.resume:
         parser.error('--force starts afresh and --resume continues: leave out one')
     return args

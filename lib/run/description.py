@@ -156,7 +156,8 @@ def _deviations_of_the_run(plan):
     if plan.insize != constants.INSIZE:
         found.append(f'input: {plan.insize} pixels instead of {constants.INSIZE}')
     if plan.initmodel:
-        found.append(f'start: from the weights of {plan.initmodel}')
+        without = f', except {plan.initmodel_skip}' if plan.initmodel_skip else ''
+        found.append(f'start: from the weights of {plan.initmodel}{without}')
     if plan.synthetic:
         found.append('data: random pixels, nothing can be learned')
     elif plan.n_train != constants.IMAGENET_TRAIN or plan.n_class != constants.IMAGENET_CLASSES:
@@ -173,6 +174,8 @@ def _deviations_of_the_run(plan):
         found.append(f'loss scale: {plan.loss_scale:g}, undone in float32 after the all-reduce')
     if plan.dtype != 'float32':
         found.append(f'arithmetic: {plan.dtype} instead of float32')
+    elif plan.tf32:
+        found.append('arithmetic: GPUs that can, from Ampere on, multiply float32 rounded to TF32')
     if plan.jitter:
         found.append('augmentation: color jitter and lighting, which Goyal\'s text does not have')
     if plan.skip_bad_images:

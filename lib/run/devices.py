@@ -1,5 +1,6 @@
 """Which device a process computes on, and what its software can do."""
 
+import os
 import platform
 
 from lib.errors import UserError
@@ -9,6 +10,9 @@ from chainer.backends import cuda
 
 # Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
 CUDNN_WORKSPACE = 512 << 20
+
+# The newest GPUs that cuDNN 8 knows: Hopper.
+CUDNN_8_CAPABILITY = 90
 
 INSTALL = 'install the extra "gpu"'
 
@@ -48,7 +52,17 @@ def missing_for_gpus():
         return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
     if not _nccl_available():
         return f'CuPy finds no NCCL; {INSTALL}'
+    if cuda.cudnn_enabled and cuda.libcudnn.getVersion() < 9000:
+        newest = max(compute_capability(index) for index in range(count))
+        if newest > CUDNN_8_CAPABILITY:
+            return (f'cuDNN 8 has no code for GPUs of compute capability {newest / 10}; '
+                    'install the extra "gpu13" in the place of "gpu"')
     return None
+
+
+def compute_capability(index=None):
+    """Look up a GPU's compute capability, the current one's without an index, times 10: 90 on Hopper."""
+    return int(cuda.cupy.cuda.Device(index).compute_capability)
 
 
 def _nccl_available():
@@ -97,12 +111,13 @@ def refuse_shared(bindings):
                 'per GPU, and --virtual-workers for more workers')
 
 
-def bind(communicator, comm):
+def bind(communicator, comm, tf32=False):
     """Bind this process to its device, the GPU of its rank within the host or the CPU. Called by all ranks.
 
     Args:
         communicator (str): ``pure_nccl`` or ``naive``.
         comm: ChainerMN communicator.
+        tf32 (bool): Whether GPUs that can may multiply float32 in TF32, rounded to 10 bits of fraction.
 
     Returns:
         chainer.backend.Device: In use from now on.
@@ -122,6 +137,9 @@ def bind(communicator, comm):
         index = choose_gpu(comm.intra_rank, visible)
         refuse_shared(comm.mpi_comm.allgather((platform.node(), _identity(index), visible)))
         device = chainer.get_device(f'@cupy:{index}')
+        # Read at the first product and convolution. cuDNN uses TF32 unless forbidden, CuPy's products do not
+        # unless asked to.
+        os.environ.update({'CUPY_TF32': '1'} if tf32 else {'NVIDIA_TF32_OVERRIDE': '0'})
         # cuDNN times its algorithms once per shape of convolution, and keeps the quickest. Memory comes from
         # CuPy's pool, Chainer's default.
         chainer.global_config.autotune = True

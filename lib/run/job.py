@@ -65,13 +65,14 @@ def _check_threads():
         done.set()
 
 
-def join(args, stack, stop_request):
+def join(args, stack, stop_request=None):
     """Join this process to its job. Called by every process; initializes MPI.
 
     Args:
         args (argparse.Namespace): The options.
         stack (contextlib.ExitStack): Closes in the end what has to be closed.
-        stop_request (lib.run.signals.StopRequest): Installed again, since MPI may set handlers of its own.
+        stop_request (lib.run.signals.StopRequest or None): Installed again, since MPI may set handlers of
+            its own.
 
     Returns:
         Job: With ``chainer.global_config.dtype`` set to the precision asked for.
@@ -89,12 +90,15 @@ def join(args, stack, stop_request):
         error = raised
     world = communicators.world()
     excepthook.install_excepthook(world)
-    stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
+    if stop_request:
+        stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,
                                              args.virtual_workers, world)
-    device = devices.bind(name, comm)
+    device = devices.bind(name, comm, args.tf32)
     collectives.check_sum(comm, device.xp)
+    # Shapes are the program's own, and compared at every call of every function.
+    chainer.global_config.type_check = False
     chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
     return Job(comm, name, device, pool)

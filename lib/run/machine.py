@@ -9,7 +9,7 @@ import sys
 from lib.communication.collectives import group, host, name_ranks
 from lib.compiled import loops, vectors
 from lib.errors import UserError
-from lib.run.devices import INSTALL, in_one_line, missing_for_gpus
+from lib.run.devices import CUDNN_8_CAPABILITY, INSTALL, compute_capability, in_one_line, missing_for_gpus
 from lib.run.launcher import launched_size
 
 import numpy as np
@@ -127,9 +127,9 @@ def notes(communicator):
     if cuda.cudnn_enabled:
         return [', '.join([*versions, f'cuDNN {cuda.libcudnn.getVersion()}'])]
     reason = ('CHAINER_CUDNN=0' if cuda._cudnn_disabled_by_user else in_one_line(cuda._resolution_error))
+    remedy = f'; {INSTALL}: CuPy 13 with cuDNN 8' if compute_capability() <= CUDNN_8_CAPABILITY else ''
     return [', '.join(versions),
-            f'no cuDNN ({reason}): convolutions go through im2col, several times slower; {INSTALL}: '
-            'CuPy 13 with cuDNN 8']
+            f'no cuDNN ({reason}): convolutions go through im2col, which is slower{remedy}']
 
 
 def _version(number):

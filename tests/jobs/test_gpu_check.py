@@ -12,6 +12,7 @@ from chainer.testing import attr
 
 from jobs import gpu_check
 
+NETWORK = ['--arch', 'resnet8', '--insize', '16']
 ON_CPU = pathlib.Path(__file__).resolve().parent / 'ranks_gpu_check.py'
 
 
@@ -40,7 +41,7 @@ def test_what_it_exchanges_adds_up_exactly_on_a_float16_wire(ranks):
 
 @attr.gpu
 def test_gpu_agrees_with_the_cpu(mpirun):
-    done = mpirun(1, 'jobs/gpu_check.py', '--iterations', '5', timeout=600)
+    done = mpirun(1, 'jobs/gpu_check.py', *NETWORK, '--iterations', '5', timeout=600)
     assert done.stdout.count('as on the CPU') == 4
 
 
@@ -48,7 +49,7 @@ def test_gpu_agrees_with_the_cpu(mpirun):
 def test_two_gpus_agree_with_the_cpu(mpirun):
     if cuda.cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip('needs two GPUs')
-    done = mpirun(2, 'jobs/gpu_check.py', '--iterations', '5', timeout=600)
+    done = mpirun(2, 'jobs/gpu_check.py', *NETWORK, '--iterations', '5', timeout=600)
     assert done.stdout.count('as on the CPU') == 4
 
 
@@ -61,13 +62,13 @@ def test_two_ranks_on_one_gpu_are_refused(mpirun):
 
 @attr.gpu
 def test_program_trains_on_a_gpu(mpirun, tmp_path):
-    mpirun(1, 'train_imagenet.py', '--synthetic', '--arch', 'resnet20', '--test', '--out', tmp_path / 'out',
+    mpirun(1, 'train_imagenet.py', '--synthetic', *NETWORK, '--test', '--out', tmp_path / 'out',
            timeout=600)
     assert (tmp_path / 'out' / 'model.npz').exists()
 
 
 @attr.gpu
 def test_program_trains_in_mixed_precision_on_a_gpu(mpirun, tmp_path):
-    mpirun(1, 'train_imagenet.py', '--synthetic', '--arch', 'resnet20', '--test', '--dtype', 'mixed16',
+    mpirun(1, 'train_imagenet.py', '--synthetic', *NETWORK, '--test', '--dtype', 'mixed16',
            '--loss-scale', '128', '--out', tmp_path / 'out', timeout=600)
     assert (tmp_path / 'out' / 'model.npz').exists()

@@ -126,6 +126,13 @@ def test_threads_and_memory_are_the_programs_unless_the_user_has_set_them(fake):
             assert (f'-x {name} ' in out) == expected
 
 
+@pytest.mark.parametrize('name', ['NCCL_DEBUG', 'NVIDIA_TF32_OVERRIDE', 'CUDA_CACHE_PATH', 'CUPY_TF32'])
+def test_settings_of_the_gpu_s_libraries_travel_to_every_rank(fake, name):
+    process = start({**fake(), name: '1'}, '--dry-run', '2', '--')
+    out, _ = process.communicate(timeout=30)
+    assert f'-x {name} ' in out
+
+
 def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_path):
     process = start(fake(75, 75, 0), '2', '--', '--force', '--epoch', '3')
     process.communicate(timeout=30)

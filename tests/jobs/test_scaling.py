@@ -8,7 +8,7 @@ from lib.errors import UserError
 import numpy as np
 import pytest
 
-from jobs import predict, scaling
+from jobs import cost_model, scaling
 
 # Leaves what a training leaves: 0.1 s of computation, 0.01 s of all-reduce per process; slow at first.
 STAND_IN = '''
@@ -110,12 +110,13 @@ def test_more_processes_than_cores_are_marked(launch, tmp_path, monkeypatch):
         assert [row['oversubscribed'] for row in csv.DictReader(file)] == ['no', 'yes']
 
 
-def test_the_cost_model_reads_the_table(launch, tmp_path, capsys):
-    scaling.main(words(tmp_path, '--processes', '1,2'))
-    rows = predict.read_measurements(tmp_path / 'out' / 'scaling.csv')
-    machine = predict.fit(rows, node_size=2)
+def test_the_cost_model_reads_the_table(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling.os, 'sched_getaffinity', lambda pid: {0, 1, 2})
+    scaling.main(words(tmp_path, '--processes', '1,2,3'))
+    rows = cost_model.read_measurements(tmp_path / 'out' / 'scaling.csv')
+    machine = cost_model.fit(rows, node_size=2)
     assert machine.compute == pytest.approx(0.11)
-    assert predict.allreduce_seconds(2, 1000, machine) == pytest.approx(0.01)
+    assert cost_model.allreduce_seconds(2, 1000, machine) == pytest.approx(0.01)
 
 
 def test_median_and_quartiles():

@@ -11,7 +11,7 @@ from lib.data import normalization
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(loops is None, reason='lib/_loops.c was not compiled when this was installed')
+pytestmark = pytest.mark.skipif(loops is None, reason='lib/compiled/loops.c was not compiled')
 SCALARS = [np.float32(value) for value in (0.1, 0.3, 0.002, 0.9, 0.99, 1 - 0.99, 1e-8, 1e-4)]
 SIZES = [0, 1, 7, 8, 1023, 1024, 1025, 5003]
 

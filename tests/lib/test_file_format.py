@@ -1,6 +1,6 @@
 from lib import file_format
 from lib.batch_statistics import BatchStatistics
-from lib.checkpoint import directory, file, state
+from lib.checkpoint import directory, file, state, weights
 from lib.errors import UserError
 from lib.optimizers import RMSpropWarmup
 
@@ -103,13 +103,13 @@ def test_resnet50_of_a_file_written_before_gets_its_blocks_in_the_order_of_execu
     written, loaded = models.build('resnet50', 3, seed=1), models.build('resnet50', 3, seed=2)
     np.savez(tmp_path / 'model.npz', **weights_before(written))
     lines = []
-    state.load_model(tmp_path / 'model.npz', loaded, lines.append)
+    weights.load(tmp_path / 'model.npz', loaded, report=lines.append)
     assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
     assert len(lines) == 1 and 'model.npz' in lines[0] and 'renamed' in lines[0]
 
 
-@pytest.mark.parametrize('save', [state.save_model, chainer.serializers.save_npz])
-@pytest.mark.parametrize('load', [state.load_model, chainer.serializers.load_npz])
+@pytest.mark.parametrize('save', [weights.save, chainer.serializers.save_npz])
+@pytest.mark.parametrize('load', [weights.load, chainer.serializers.load_npz])
 def test_weights_written_today_keep_their_names(tmp_path, save, load):
     written, loaded = Network(1), Network(2)
     save(tmp_path / 'model.npz', written)
@@ -124,7 +124,7 @@ def test_networks_whose_names_never_changed_are_loaded_without_a_word(tmp_path):
     arrays = chainer.serializers.npz.serialize(written)
     del arrays['format']
     np.savez(tmp_path / 'model.npz', **arrays)
-    state.load_model(tmp_path / 'model.npz', loaded, pytest.fail)
+    weights.load(tmp_path / 'model.npz', loaded, report=pytest.fail)
     assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
 
 
@@ -162,11 +162,11 @@ def test_a_newer_format_is_refused_by_name_and_never_passed_over(tmp_path):
     file.write(directory.path_of(tmp_path, 1), arrays, description())
     newer = directory.path_of(tmp_path, 2)
     file.write(newer, {**arrays, 'model/format': np.array(3)}, description())
-    weights = tmp_path / 'model.npz'
-    np.savez(weights, **{**chainer.serializers.npz.serialize(model), 'format': 3})
+    saved = tmp_path / 'model.npz'
+    np.savez(saved, **{**chainer.serializers.npz.serialize(model), 'format': 3})
     for path, load in ((newer, lambda: directory.newest_valid(tmp_path, pytest.fail)),
                        (newer, lambda: file.read(newer)),
-                       (weights, lambda: state.load_model(weights, model))):
+                       (saved, lambda: weights.load(saved, model))):
         with pytest.raises(UserError, match='format 3.* up to 2') as caught:
             load()
         assert str(path) in str(caught.value) and 'newer' in str(caught.value)

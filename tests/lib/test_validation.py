@@ -31,7 +31,7 @@ def in_batches(pixels, labels, size):
 def independent_sums(pixels, labels):
     level = (pixels[:, 0, 0, 0] / 255 - 0.485) / 0.229
     margin = np.where(labels == 1, 2 * level, -2 * level)
-    return np.log1p(np.exp(-margin)).sum(), (margin > 0).sum(), len(labels)
+    return np.log1p(np.exp(-margin)).sum(), (margin > 0).sum(), len(labels), len(labels)
 
 
 @pytest.mark.parametrize('n', range(18))
@@ -43,11 +43,57 @@ def test_sums_equal_an_independent_computation(n, size):
 
 
 def test_no_image_has_no_accuracy():
-    assert validation.means(np.zeros(3)) == {}
+    assert validation.means(np.zeros(4)) == {}
 
 
 def test_means_divide_by_the_number_of_images():
-    assert validation.means(np.array([6.0, 3.0, 4.0])) == {'loss': 1.5, 'accuracy': 0.75}
+    assert validation.means(np.array([6.0, 2.0, 3.0, 4.0])) == {
+        'loss': 1.5, 'accuracy': 0.5, 'accuracy_top5': 0.75}
+
+
+class Answers(chainer.Chain):
+    """Gives the logits that it was told, whatever the images."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self._logits = np.array(logits, np.float32)
+
+    def forward(self, x):
+        return chainer.as_variable(self._logits)
+
+
+def correct(logits, labels):
+    """Correct answers among the first one and the first five."""
+    pixels = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    return validation.evaluate(Answers(logits), [(pixels, np.array(labels, np.int32))])[1:3].tolist()
+
+
+def test_top5_counts_labels_among_the_five_largest_logits():
+    bits = np.random.RandomState(0)
+    logits, labels = bits.normal(size=(200, 17)), bits.randint(0, 17, 200)
+    first = np.argsort(-logits, axis=1)[:, :5]
+    assert correct(logits, labels) == [(first[:, 0] == labels).sum(), (first == labels[:, None]).any(1).sum()]
+
+
+def test_of_equal_logits_the_first_classes_are_the_answers():
+    assert correct(np.zeros((8, 8)), range(8)) == [1, 5]
+
+
+@pytest.mark.parametrize('n_class', [1, 2, 4, 5])
+def test_with_five_classes_or_fewer_every_label_is_among_the_answers(n_class):
+    logits = np.random.RandomState(0).normal(size=(30, n_class))
+    assert correct(logits, [0] * 30)[1] == 30
+
+
+def test_a_network_that_answers_nan_is_never_right():
+    assert correct(np.full((8, 8), np.nan), range(8)) == [0, 0]
+    assert correct([[0, np.nan, 1, 2, 3, 4, 5, 6]], [1]) == [0, 0]
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    logits = [[0.0, np.log(3.0)], [1000.0, 0.0]]
+    told = validation.probabilities(Answers(logits), np.zeros((2, 2, 2, 3), np.uint8))
+    np.testing.assert_allclose(told, [[0.25, 0.75], [1, 0]], rtol=1e-6)
 
 
 def test_every_rank_count_gives_the_one_process_answer(mpirun):
@@ -83,6 +129,6 @@ def test_without_the_average_every_worker_answers_for_its_block_with_its_own_sta
         return in_batches(pixels[start:stop], labels[start:stop], 2)
 
     # Workers 2 and 3 of 4 have images 5, 6 and 7, 8, 9; only the second answers 1.
-    assert validation.evaluate_share(plan, 1, model, statistics, batches)[1:].tolist() == [3, 5]
+    assert validation.evaluate_share(plan, 1, model, statistics, batches)[1:].tolist() == [3, 5, 5]
     # What checkpoints and model.npz hold afterwards is the average.
     assert model.bn.avg_mean.tolist() == [0.5, 0.5, 0.5]

@@ -1,11 +1,7 @@
-"""Model and optimizer, and the weights that a run leaves."""
+"""Model and optimizer as arrays by name."""
 
-import os
-import pickle
-import signal
 
 from lib.checkpoint import file, state
-from lib.checkpoint.file import DamagedCheckpoint
 from lib.errors import UserError
 from lib.optimizers import RMSpropWarmup
 
@@ -15,7 +11,7 @@ import chainer.links as L
 import numpy as np
 import pytest
 
-from tests.lib.checkpoint.examples import description, foreign_files, same
+from tests.lib.checkpoint.examples import description, same
 
 
 class Network(chainer.Chain):
@@ -125,61 +121,3 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_the_model_unchanged(chang
     with pytest.raises(UserError, match=message):
         state.restore(arrays, other, its_optimizer)
     assert same(state.flatten(other, its_optimizer), before)
-
-
-def test_weights_round_trip_and_chainer_reads_them(tmp_path):
-    model, optimizer = make()
-    train(model, optimizer, 0, 2)
-    state.save_model(tmp_path / 'model.npz', model)
-    for load in (state.load_model, chainer.serializers.load_npz):
-        other = Network()
-        load(tmp_path / 'model.npz', other)
-        assert same(state.flatten(other, make()[1].setup(other)),
-                    state.flatten(model, make()[1].setup(model)))
-    assert os.listdir(tmp_path) == ['model.npz']
-
-
-def test_weights_that_chainer_wrote_are_cast_to_the_networks_dtype(tmp_path):
-    model = Network()
-    chainer.serializers.save_npz(tmp_path / 'model.npz', model)
-    half = Network(dtype=chainer.mixed16)
-    state.load_model(tmp_path / 'model.npz', half)
-    assert half.fc.W.dtype == np.float16
-    np.testing.assert_array_equal(half.fc.W.array, model.fc.W.array.astype(np.float16))
-
-
-def test_weights_of_another_class_count_name_the_shapes(tmp_path):
-    state.save_model(tmp_path / 'model.npz', Network(n_out=5))
-    with pytest.raises(UserError, match=r"avg_mean has shape \(3,\), the file's is \(5,\); .* more") as error:
-        state.load_model(tmp_path / 'model.npz', Network(n_out=3))
-    assert 'model.npz' in str(error.value) and '\n' not in str(error.value)
-    state.save_model(tmp_path / 'model.npz', L.Linear(4, 5))
-    with pytest.raises(UserError, match=r"W has shape \(3, 4\), the file's is \(5, 4\); b has"):
-        state.load_model(tmp_path / 'model.npz', L.Linear(4, 3))
-
-
-def test_weights_of_another_network_name_what_is_missing_and_left_over(tmp_path):
-    np.savez(tmp_path / 'other.npz', **{'conv/W': np.zeros(1)})
-    with pytest.raises(UserError, match='bn/N is not in the file.* and 5 more'):
-        state.load_model(tmp_path / 'other.npz', Network())
-
-
-def test_files_that_are_no_weights_are_user_errors(tmp_path):
-    for path in foreign_files(tmp_path):
-        with pytest.raises(UserError) as caught:
-            state.load_model(path, Network())
-        assert str(path) in str(caught.value) and '\n' not in str(caught.value)
-
-
-def test_a_pickle_is_never_loaded(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.kill, (os.getpid(), signal.SIGKILL)
-
-    np.savez(tmp_path / 'trap.npz', **{'fc/W': np.array([Trap()], object)})
-    (tmp_path / 'trap.pkl').write_bytes(pickle.dumps(Trap()))
-    for name in ('trap.npz', 'trap.pkl'):
-        with pytest.raises(UserError):
-            state.load_model(tmp_path / name, Network())
-        with pytest.raises(DamagedCheckpoint):
-            file.read(tmp_path / name)

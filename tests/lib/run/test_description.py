@@ -82,7 +82,8 @@ def test_goyal_plan_names_plain_momentum():
 
 @pytest.mark.parametrize('change', [
     {'batch': 64}, {'workers': 8}, {'arch': 'resnet101'}, {'n_train': 1000},
-    {'allreduce_grad_dtype': 'float32'}, {'loss_scale': 128}, {'dtype': 'mixed16'}, {'jitter': True},
+    {'allreduce_grad_dtype': 'float32'}, {'loss_scale': 128}, {'dtype': 'mixed16'}, {'tf32': True},
+    {'jitter': True},
     {'max_iterations': 3}, {'insize': 64}, {'initmodel': 'model.npz'}, {'synthetic': True},
     {'skip_bad_images': True},
     {'recipe': dataclasses.replace(PUBLISHED['paper'], epochs=45)},

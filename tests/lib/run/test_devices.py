@@ -38,14 +38,17 @@ def test_two_ranks_on_one_gpu_are_refused_by_name():
     assert 'rank 3 sees 2 GPUs' in message and '\n' not in message
 
 
-def fake_cuda(count=1, **attributes):
+def fake_cuda(count=1, capability='90', **attributes):
     def get_device_count():
         if isinstance(count, Exception):
             raise count
         return count
     runtime = types.SimpleNamespace(getDeviceCount=get_device_count)
-    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
-    return types.SimpleNamespace(**{'available': True, 'cupy': cupy, **attributes})
+    device = types.SimpleNamespace(compute_capability=capability)
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime, Device=lambda index: device))
+    libcudnn = types.SimpleNamespace(getVersion=lambda: 8907)
+    return types.SimpleNamespace(**{'available': True, 'cupy': cupy, 'cudnn_enabled': True,
+                                    'libcudnn': libcudnn, **attributes})
 
 
 def wrapped(message, cause):
@@ -63,7 +66,10 @@ def wrapped(message, cause):
      'no usable GPU (driver version is insufficient); run on a machine with an NVIDIA GPU and its driver'),
     (fake_cuda(0), True,
      'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'),
-    (fake_cuda(), False, 'CuPy finds no NCCL; install the extra "gpu"')])
+    (fake_cuda(), False, 'CuPy finds no NCCL; install the extra "gpu"'),
+    (fake_cuda(capability='100'), True,
+     'cuDNN 8 has no code for GPUs of compute capability 10.0; install the extra "gpu13" in the place of '
+     '"gpu"')])
 def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, nccl, expected):
     monkeypatch.setattr(devices, 'cuda', cuda)
     monkeypatch.setattr(devices, '_nccl_available', lambda: nccl)
@@ -75,8 +81,9 @@ def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, 
     assert str(raised.value) == f'--communicator pure_nccl: {expected}, or choose naive'
 
 
-def test_gpus_are_used_where_they_and_nccl_are(monkeypatch):
-    monkeypatch.setattr(devices, 'cuda', fake_cuda())
+@pytest.mark.parametrize('cuda', [fake_cuda(), fake_cuda(capability='120', cudnn_enabled=False)])
+def test_gpus_are_used_where_they_and_nccl_are(monkeypatch, cuda):
+    monkeypatch.setattr(devices, 'cuda', cuda)
     monkeypatch.setattr(devices, '_nccl_available', lambda: True)
     assert devices.missing_for_gpus() is None
     assert devices.choose_communicator() == devices.choose_communicator('pure_nccl') == 'pure_nccl'

@@ -1,6 +1,6 @@
 """What was compiled when the project was installed.
 
-``loops``: from ``_loops.c``; None where that failed. :func:`layers`: from ``_layers.c``, for the vectors that
+``loops``: from ``loops.c``; None where that failed. :func:`layers`: from ``layers.c``, for the vectors that
 this machine has, or those that the environment variable ``EXTREME_SGD_VECTORS`` names. Results with other
 vectors differ by rounding; with the same they are the same on every machine.
 """
@@ -12,7 +12,7 @@ import os
 from lib.errors import UserError
 
 try:
-    from lib import _loops as loops
+    from lib.compiled import _loops as loops
 except ImportError:
     loops = None
 
@@ -49,13 +49,13 @@ def vectors():
 
 
 def layers():
-    """Return the compiled layers, for the vectors in use, or None: see ``_layers.c``."""
+    """Return the compiled layers, for the vectors in use, or None: see ``layers.c``."""
     return _module(vectors())
 
 
 @functools.cache
 def _module(name):
     try:
-        return importlib.import_module(f'lib._layers_{name}')
+        return importlib.import_module(f'lib.compiled._layers_{name}')
     except ImportError:
         return None

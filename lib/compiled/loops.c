@@ -387,7 +387,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_loops", "Inner loops of the CPU; see lib/_loops.c.", -1, functions,
+    PyModuleDef_HEAD_INIT, "_loops", "Inner loops of the CPU; see lib/compiled/loops.c.", -1, functions,
     NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__loops(void)

@@ -1,5 +1,5 @@
 /* Vectors of float32 as wide as the compiler may assume them: 16 numbers with AVX-512, 8 with AVX2 and FMA, 4
-   otherwise. setup.py compiles every file that includes this one once for each (lib/compiled.py chooses).
+   otherwise. setup.py compiles every file that includes this one once for each (lib/compiled/__init__.py chooses).
 
    In these files each operation is rounded by itself, and each sum has one order: setup.py forbids the compiler
    to fuse or reorder, and where a product and a sum are to be rounded once, multiply_add says so. The bits then

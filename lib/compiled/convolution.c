@@ -18,8 +18,8 @@
 
 #include <stdlib.h>
 
-#include "_layers.h"
-#include "_vectors.h"
+#include "layers.h"
+#include "vectors.h"
 
 /* What is multiplied at a time, so that sums and operands fill the registers: OUT planes with WIDE vectors of
    positions (forward), OUT planes with WIDE taps (gradient of the weights). */

@@ -1,15 +1,15 @@
-/* The layers of the networks on a CPU, for Python: convolution (lib/_convolution.c) and batch normalization
-   (lib/_batch_normalization.c). This file checks arrays, releases the interpreter while they are worked on, and
+/* The layers of the networks on a CPU, for Python: convolution (lib/compiled/convolution.c) and batch normalization
+   (lib/compiled/batch_normalization.c). This file checks arrays, releases the interpreter while they are worked on, and
    nothing else.
 
-   It is compiled once for each width of vectors (lib/_vectors.h), as the module _layers_NAME with -DNAME=NAME.
+   It is compiled once for each width of vectors (lib/compiled/vectors.h), as the module _layers_NAME with -DNAME=NAME.
    All of it may hold instructions that the processor lacks: import what machine() of the baseline names, or
    less. Arrays are contiguous and float32. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_layers.h"
+#include "layers.h"
 
 /* An argument: an array of so many dimensions; or None, where that may be. */
 typedef struct {
@@ -203,7 +203,7 @@ static PyMethodDef functions[] = {
 
 #define QUOTED(name) #name
 #define MODULE(name) static struct PyModuleDef module = { \
-    PyModuleDef_HEAD_INIT, "_layers_" QUOTED(name), "Layers on a CPU; see lib/_layers.c.", -1, functions, \
+    PyModuleDef_HEAD_INIT, "_layers_" QUOTED(name), "Layers on a CPU; see lib/compiled/layers.c.", -1, functions, \
     NULL, NULL, NULL, NULL}; \
     PyMODINIT_FUNC PyInit__layers_##name(void) { return PyModule_Create(&module); }
 #define EXPANDED(macro, name) macro(name)

@@ -16,8 +16,8 @@
 
 #include <math.h>
 
-#include "_layers.h"
-#include "_vectors.h"
+#include "layers.h"
+#include "vectors.h"
 
 #define SIDE 4  /* vectors of sums in turn, as an addition takes several cycles */
 

@@ -1,4 +1,4 @@
-/* What lib/_layers.c calls: see the files of these names. All arrays are contiguous float32. */
+/* What lib/compiled/layers.c calls: see the files of these names. All arrays are contiguous float32. */
 
 #ifndef LAYERS_H
 #define LAYERS_H

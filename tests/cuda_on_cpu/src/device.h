@@ -1,0 +1,13 @@
+// What the stand-ins share: the device's memory is the host's, and its work waits in queues.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+using Work = std::function<void()>;
+
+void enqueue(void *stream, Work work);  // done when somebody waits for it, or for work that comes after it
+bool on_device(const void *pointer);    // allocated by cudaMalloc, and not yet freed
+int current_device();
+float as_tf32(float value);  // rounded to TF32, in which this card multiplies float32 wherever it may
+[[noreturn]] void give_up(const char *format, ...);  // on what CUDA would call undefined, or refuse

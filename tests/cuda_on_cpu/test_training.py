@@ -1,0 +1,165 @@
+"""Training through pure_nccl, CuPy, cuDNN or im2col and the GPU's kernels gives what the CPU gives."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+
+from jobs.faults import soak
+
+VARIANTS = {
+    'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907$',
+    'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(',
+    'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(',
+}
+ALL = [*VARIANTS]
+ONE = ALL[:1]
+TIMEOUT = 600  # seconds
+
+FLOAT32 = 1e-4   # of an array's largest element: sums are made in another order
+FLOAT16 = 2e-3   # on the wire, where NCCL adds in float16 and MPI in float32
+MIXED16 = 5e-2   # float16's spacing, through 8 layers and 10 iterations
+
+WIDE = ['--allreduce-grad-dtype', 'float32']
+# Name: ranks, options, bound, variants.
+CASES = {
+    'float32': (2, [*WIDE, '--virtual-workers', '2', '-B', '4'], FLOAT32, ALL),
+    'float16 on the wire': (2, ['--loss-scale', '128', '--bn-statistics', 'moving'], FLOAT16, ALL),
+    'mixed16': (2, ['--loss-scale', '128', '--dtype', 'mixed16', '--bn-statistics', 'last-local'], MIXED16,
+                ALL),
+    'pooled': (4, [*WIDE, '--bn-variance', 'pooled', '-B', '4'], FLOAT32, ONE),
+    'goyal': (1, [*WIDE, '--recipe', 'goyal', '-B', '16'], FLOAT32, ONE),
+}
+
+# In the same processes.
+FAULTS = {
+    2: {
+        'stopped 1': (CASES['mixed16'][1], [['SIGTERM', 1, 4]]),
+        'stopped 2': ([*CASES['mixed16'][1], '--resume', 'auto'], []),
+        'moved 1': (CASES['float32'][1], [['SIGTERM', 0, 4]]),
+        'moved 2': ([*CASES['float32'][1], '--resume', 'auto', '--communicator', 'naive'],
+                    [['SIGTERM', 1, 7]]),
+        'moved 3': ([*CASES['float32'][1], '--resume', 'auto'], []),
+        'nan': (['--checkpoint-interval', '1'], [['nan_loss', 1, 3]]),
+        'overflow': (['--loss-scale', '1e9'], []),
+    },
+    4: {'overflow of the sum': (['--loss-scale', '200000', '-B', '4'], [])},
+    1: {},
+}
+
+
+@pytest.fixture(scope='session')
+def ended(run):
+    """``ended(variant, ranks)``: the runs of CASES and FAULTS on so many ranks, made once."""
+    @functools.cache
+    def ended(variant, ranks):
+        runs = {name: (options, []) for name, (of_ranks, options, _, variants) in CASES.items()
+                if of_ranks == ranks and variant in (None, *variants)}
+        return run(variant, ranks, runs | (FAULTS[ranks] if variant == ONE[0] else {}))
+    return ended
+
+
+def weights(folder, name):
+    with np.load(folder / name / 'model.npz') as file:
+        return {key: array for key, array in file.items() if array.dtype.kind == 'f'}
+
+
+def largest_difference(arrays, others):
+    """Largest difference of two models' arrays, each in parts of its own largest element."""
+    assert arrays.keys() == others.keys() and len(arrays) > 30
+    return max(abs(array.astype(float) - others[name]).max() / abs(others[name]).max()
+               for name, array in arrays.items())
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_the_cupy_and_the_libraries_meant_are_in_use(ended, variant):
+    _, done = ended(variant, 2)
+    assert re.search(VARIANTS[variant], done.out, re.MULTILINE), done.out + done.err
+    assert '2 x CPU in the place of a GPU' in done.out
+
+
+@pytest.mark.parametrize('variant, name', [
+    (variant, name) for name, case in CASES.items() for variant in case[3]])
+def test_weights_and_statistics_are_the_cpus(ended, variant, name):
+    ranks, _, bound, _ = CASES[name]
+    folder, done = ended(variant, ranks)
+    reference, on_cpu = ended(None, ranks)
+    assert done.statuses[name] == on_cpu.statuses[name] == [0] * ranks, done.err + on_cpu.err
+    assert largest_difference(weights(folder, name), weights(reference, name)) <= bound
+
+
+def test_tf32_is_used_when_it_was_asked_for_and_named_in_the_plan(run, ended):
+    folder, done = run(ONE[0], 1, {'tf32': ([*CASES['goyal'][1], '--tf32'], [])})
+    reference, _ = ended(None, 1)
+    assert largest_difference(weights(folder, 'tf32'), weights(reference, 'goyal')) > 10 * FLOAT32
+    assert 'deviation      arithmetic: GPUs that can' in done.out
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_log_is_the_cpus(ended, name):
+    logs = [soak.state(ended(variant, CASES[name][0])[0] / name)[2] for variant in (ONE[0], None)]
+    assert len(logs[0]) == 2
+    for row, expected in zip(*logs):
+        assert row == pytest.approx(expected, rel=0.02)
+
+
+def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_byte_for_byte(ended):
+    folder, done = ended(ONE[0], 2)
+    assert (done.statuses['stopped 1'], done.statuses['stopped 2']) == ([75, 75], [0, 0])
+    assert soak.differences(folder / 'stopped', folder / 'mixed16') == []
+    assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'mixed16' / 'model.npz').read_bytes()
+
+
+def test_a_checkpoint_goes_from_the_gpu_to_the_cpu_and_back(ended):
+    folder, done = ended(ONE[0], 2)
+    assert [done.statuses[f'moved {i}'] for i in (1, 2, 3)] == [[75, 75], [75, 75], [0, 0]]
+    assert largest_difference(weights(folder, 'moved'), weights(folder, 'float32')) <= FLOAT32
+
+
+def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(ended):
+    folder, done = ended(ONE[0], 2)
+    assert done.statuses['nan'] == [1, 1]
+    assert re.search(r'iteration 3: gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
+    arrays, iteration, _ = soak.state(folder / 'nan')
+    assert iteration == 2 and all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_overflow_of_the_wire_is_named(ended):
+    _, done = ended(ONE[0], 2)
+    assert done.statuses['overflow'] == [1, 1]
+    assert re.search(r'iteration 1: gradient of \S+ overflows float16 on the wire, on rank \d', done.err)
+
+
+def test_overflow_of_the_sum_is_named(ended):
+    _, done = ended(ONE[0], 4)
+    assert done.statuses['overflow of the sum'] == [1] * 4
+    assert re.search(r'iteration \d+: sum over 4 processes of element \d+ of the gradient of \S+ overflows '
+                     'float16', done.err)
+
+
+@pytest.mark.parametrize('fault, options, message', [
+    ('SIGKILL', [], 'rank 1.*signal 9'),
+    ('stall', ['--stall-timeout', '20'], r'rank 1 of 2 .*: no iteration for \d+ s, last finished: 2')])
+def test_a_rank_that_dies_or_stands_still_ends_the_others(run, fault, options, message):
+    _, done = run(ONE[0], 2, {'fault': (options, [[fault, 1, 3]])})
+    assert done.status != 0 and not done.statuses
+    assert re.search(message, done.err, re.DOTALL), done.err
+
+
+def test_gpus_that_cudnn_8_does_not_know_are_refused_with_the_remedy(mpirun, environment, tmp_path):
+    done = mpirun(1, 'train_imagenet.py', '--synthetic', '--test', '--communicator', 'pure_nccl', '--out',
+                  tmp_path / 'out', check=False, env={**environment(ONE[0]), 'CUDA_ON_CPU_CAPABILITY': '100'})
+    assert done.returncode == 2
+    assert done.stderr.startswith('train_imagenet.py: --communicator pure_nccl: cuDNN 8 has no code for GPUs '
+                                  'of compute capability 10.0; install the extra "gpu13"')
+
+
+@pytest.mark.parametrize('defect', ['kernel', 'order', 'count'])
+def test_a_defect_in_a_kernel_in_the_streams_order_or_in_the_call_of_nccl_shows(
+        ended, mpirun, environment, small_data, tmp_path, defect):
+    mpirun(2, 'tests/cuda_on_cpu/defects.py', defect, *small_data, '--arch', 'resnet8', '--insize', '16',
+           '-j', '0', '-E', '2', '--communicator', 'pure_nccl', '--out', tmp_path / defect,
+           *CASES['float32'][1], timeout=TIMEOUT, env=environment(ONE[0]))
+    folder, _ = ended(None, 2)
+    assert largest_difference(weights(tmp_path, defect), weights(folder, 'float32')) > 10 * FLOAT32

@@ -135,7 +135,7 @@ def read(path):
 def is_checkpoint(path):
     """Whether a file has a checkpoint's digest, which weights have not; it may be damaged all the same."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
             return f'{_DIGEST}.npy' in archive.namelist()
     except Exception:  # a damaged file may raise anything
         return False

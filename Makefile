@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Chainer is built from source, which today's setuptools can not do: see README.md, "Installing".
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
-REQUIREMENTS = setup.py build-constraints.txt $(wildcard lib/compiled/*.[ch])
+REQUIREMENTS = setup.py pyproject.toml build-constraints.txt $(wildcard lib/compiled/*.[ch])
+
+# The scripts prefer the mpirun beside Python over the site's: the wheel is for machines that have none.
+MPI = $(if $(shell command -v mpirun),,[mpi])
 
 .PHONY: train test test-gpu test-hosts lint bench soak clean
 
@@ -36,11 +39,11 @@ clean:
 
 $(VENV)/.train: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --editable '.[mpi]'
+	$(PIP) install --quiet --editable '.$(MPI)'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.train
-	$(PIP) install --quiet --editable '.[mpi,test]'
+	$(PIP) install --quiet --editable '.[test]'
 	touch $@
 
 $(VENV)-mpich/.test: $(REQUIREMENTS)
@@ -49,11 +52,11 @@ $(VENV)-mpich/.test: $(REQUIREMENTS)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(PIP) install --quiet --editable '.[mpi,test,bench]'
+	$(PIP) install --quiet --editable '.[test,bench]'
 	touch $@
 
 # Two CuPys: the second where only the tests that ask for it look.
 $(VENV)/.test-gpu: $(VENV)/.test
-	$(PIP) install --quiet --editable '.[mpi,test,test-gpu]'
+	$(PIP) install --quiet --editable '.[test,test-gpu]'
 	$(PIP) install --quiet --upgrade --target $(VENV)/cupy14 --no-deps 'cupy-cuda13x>=14,<15' 'cuda-pathfinder>=1.3.4,<2'
 	touch $@

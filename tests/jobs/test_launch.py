@@ -3,6 +3,7 @@
 import mmap
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_other_statuses_pass_through_without_a_restart(status, fake, tmp_path):
 @pytest.mark.parametrize('script, words', [('launch.sh', ['2', '--']), ('sample_cpu.sh', []),
                                            ('paper_1024.sh', []), ('paper_1024.slurm', [])])
 def test_status_0_in_the_middle_of_a_run_is_not_believed(script, words, fake):
-    env = {**fake('lost'), 'OUT': 'result', 'SLURM_SUBMIT_DIR': str(JOBS.parent)}
+    env = {**fake('lost'), 'OUT': 'result'}
     process = start(env, *words, script=script)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -304,6 +305,22 @@ def test_requeued_job_waits_for_what_the_earlier_one_left_behind(count, waits, f
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert ('--seed 3 --wait' in out) == waits
+
+
+def test_copy_that_slurm_runs_finds_the_scripts_wherever_it_was_submitted(fake, tmp_path):
+    spool, bin = tmp_path / 'spool', tmp_path / 'bin'
+    spool.mkdir()
+    bin.mkdir()
+    shutil.copy(JOBS / 'paper_1024.slurm', spool / 'slurm_script')
+    (bin / 'scontrol').write_text(f'#!/bin/bash\necho "JobId=17 JobName=x"\n'
+                                  f'echo "   Command={JOBS}/paper_1024.slurm --seed 3"\n')
+    (bin / 'scontrol').chmod(0o755)
+    env = {**fake(), 'DRY_RUN': '1', 'SLURM_JOB_ID': '17', 'SLURM_SUBMIT_DIR': str(tmp_path),
+           'PATH': f'{bin}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', spool / 'slurm_script', '--seed', '3'], env=env, cwd=tmp_path, text=True,
+                          capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert f'{JOBS.parent}/train_imagenet.py' in done.stdout and '--seed 3' in done.stdout
 
 
 def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):

@@ -1,8 +1,22 @@
 """Packages and dependencies; each dependency with its reason."""
 
 import platform
+import runpy
 
 import setuptools
+
+sources = runpy.run_path('lib/compiled/sources.py')
+
+
+def known_by(*names):
+    """Return the macro by which lib/compiled/ tells a build of other sources."""
+    return 'SOURCES', sources['fingerprint'](*names)
+
+
+def beside(names):
+    """Return the paths of sources of lib/compiled/."""
+    return [f'lib/compiled/{name}' for name in names]
+
 
 # Nothing is fused or reordered, but a square root need not set errno, nor a division trap.
 FLAGS = ['-O3', '-fno-fast-math', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math']
@@ -16,16 +30,18 @@ setuptools.setup(
     description='ResNet-50 on ImageNet with minibatches of 32k (Akiba, Suzuki, Fukuda 2017), on Chainer',
     python_requires='>=3.9',
     packages=setuptools.find_packages(include=['lib', 'lib.*', 'models', 'extensions', 'jobs', 'jobs.*']),
+    package_data={'jobs': ['*.sh', '*.slurm', '*.pbs']},
     py_modules=['train_imagenet'],
     # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
     # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.
     ext_modules=[
-        setuptools.Extension('lib.compiled._loops', ['lib/compiled/loops.c'], optional=True,
+        setuptools.Extension('lib.compiled._loops', beside(sources['LOOPS']), optional=True,
+                             define_macros=[known_by(*sources['LOOPS'])],
                              extra_compile_args=FLAGS, extra_link_args=['-fno-fast-math']),
         *(setuptools.Extension(
-            f'lib.compiled._layers_{name}',
-            [f'lib/compiled/{source}.c' for source in ('layers', 'convolution', 'batch_normalization')],
-            depends=['lib/compiled/layers.h', 'lib/compiled/vectors.h'], define_macros=[('NAME', name)],
+            f'lib.compiled._layers_{name}', beside(sources['LAYERS']),
+            depends=beside(sources['LAYERS_HEADERS']),
+            define_macros=[('NAME', name), known_by(*sources['LAYERS'], *sources['LAYERS_HEADERS'])],
             optional=True, extra_compile_args=[*FLAGS, *flags], extra_link_args=['-fno-fast-math'])
           for name, flags in LAYERS.items())],
     install_requires=[

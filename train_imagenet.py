@@ -7,18 +7,17 @@ One process per GPU, or per core on a CPU; without mpirun one process. ``--plan`
 imply; README.md is the manual.
 """
 
+import os
 import signal
 import sys
 
 STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
-early_signals = []
 if __name__ == '__main__':
-    # Imports may take seconds on a shared disk: a signal that comes meanwhile is noted and does not kill.
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile asks for another start.
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, frame: early_signals.append(number))
+        signal.signal(number, lambda number, frame: os._exit(75))  # lib.errors.EXIT_STOPPED
 
 import contextlib
-import os
 
 from lib import compiled, constants, errors, files, stages, validation
 from lib.batch_statistics import BatchStatistics
@@ -28,11 +27,11 @@ from lib.data import input, sample_set
 from lib.errors import TrainingFault, UserError
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
-from lib.run import arguments, description, launcher, lock, machine, output
+from lib.run import arguments, description, launcher, lock, machine, output, terminal
 from lib.run.job import count_workers, join
-from lib.run.signals import StopRequest
+from lib.run.signals import Stopped, StopRequest
+from lib.run.terminal import printable
 from lib.run.timing import Timer
-from lib.run.watchdog import StallWatchdog
 from lib.updater import WorkerUpdater
 
 from chainer import training
@@ -47,17 +46,24 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest(STOP_SIGNALS, early_signals).install()
-    args = arguments.parse()
+    stop_request = StopRequest(STOP_SIGNALS).install()
     try:
+        args = arguments.parse()
         if args.plan:
             return show_plan(args)
         with contextlib.ExitStack() as stack:
             return train(args, stack, stop_request)
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
-            print(f'train_imagenet.py: {error}', file=sys.stderr, flush=True)
+            terminal.say(f'train_imagenet.py: {printable(error)}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
+    except Stopped as stopped:
+        terminal.say(f'train_imagenet.py: rank {launcher.launched_rank()}: {stopped}')
+        if launcher.launched_size() > 1:
+            stop_request.end(errors.EXIT_STOPPED)  # the others wait for this one
+        return errors.EXIT_STOPPED
+    finally:
+        stop_request.close()
 
 
 def show_plan(args):
@@ -66,7 +72,7 @@ def show_plan(args):
         if args.train is not None:
             train_set, val_set = input.open_sets(args.train, args.val, args.root)
             n_train, n_val, n_class = len(train_set), len(val_set), train_set.n_class
-        elif args.n_train is not None or args.synthetic:
+        elif arguments.plans_imagenet(args) or args.synthetic:
             n_train, n_val = constants.IMAGENET_TRAIN, constants.IMAGENET_VAL
             n_class = constants.IMAGENET_CLASSES
         else:
@@ -75,7 +81,10 @@ def show_plan(args):
         if args.workers and processes == 1:
             processes = args.workers // args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), processes)
-        print(description.describe(plan))
+        try:
+            terminal.say(description.describe(plan), sys.stdout)
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.EXIT_FINISHED
 
 
@@ -115,24 +124,30 @@ def train(args, stack, stop_request):
     updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
                             BatchStatistics(model, len(plan.workers_of(job.comm.rank))),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, data, versions, network)
+    trainer = job.everyone(make_trainer, args, job.watchdog, updater, data, versions, network)
     begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
               {**description.as_dict(plan), **network, 'software': versions, 'hardware': hardware})
+    stop_request.begin()
     return run(job, trainer, args.out, network)
 
 
 def warn(line):
     """Print on standard error, at once."""
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(printable(line))
 
 
 def open_data(args, job):
     """Open the training and the validation set, the same on every process."""
-    if args.train is None and not args.synthetic:
-        job.everyone(sample_set.ensure_sample_set)  # on every host
-    return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    on_sample_set = args.train is None and not args.synthetic
+    if on_sample_set:
+        places = job.everyone(sample_set.ensure_sample_set)  # in this host's own cache
+    sets = job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    if on_sample_set:
+        for images, place in zip(sets, places):
+            images.root = place
+    return sets
 
 
 def claim_output(args, job, stack):
@@ -144,7 +159,7 @@ def claim_output(args, job, stack):
 
 def make_model(args, n_class):
     """Make the network that the options name, with its initial weights."""
-    on_sample_set = args.train is None and args.n_train is None and not args.synthetic
+    on_sample_set = not (args.train or args.synthetic or arguments.plans_imagenet(args))
     model = models.build(args.arch or ('resnet8' if on_sample_set else 'resnet50'), n_class, args.seed)
     models.set_batch_normalization_decay(model, arguments.chosen_recipe(args).bn_decay)
     return model
@@ -154,8 +169,11 @@ def make_plan(args, n_train, n_val, model, processes, fingerprint=''):
     """Derive the plan that follows from options, sizes and fingerprint of the data, and network."""
     if args.test:
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * processes)
-    return Plan(
-        recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
+    insize = args.insize or model.insize
+    if insize < model.min_insize:
+        raise UserError(f'--insize {insize}: {models.name_of(model)} takes {model.min_insize} pixels or more')
+    plan = Plan(
+        recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=insize,
         n_class=model.fc.out_size, stage_sizes=stages.sizes(model),
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=count_workers(args, processes), processes=processes, batch=args.batchsize, seed=args.seed,
@@ -163,6 +181,8 @@ def make_plan(args, n_train, n_val, model, processes, fingerprint=''):
         tf32=args.tf32, jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip',
         synthetic=args.synthetic, initmodel=args.initmodel, initmodel_skip=args.initmodel_skip,
         overlap=args.overlap, max_iterations=TEST_ITERATIONS if args.test else None)
+    plan.check()
+    return plan
 
 
 def make_optimizer(plan, model):
@@ -176,13 +196,12 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, data, versions, network):
+def make_trainer(args, watchdog, updater, data, versions, network):
     """Make Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
-    watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
         for batch in data.validation_batches(start, stop):
@@ -206,7 +225,9 @@ def make_trainer(args, updater, data, versions, network):
         (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions,
                                   network), checkpoint_due),
     ]
-    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
+    # Chainer makes the directory: only where rank 0 writes.
+    out = args.out if comm.rank == 0 else os.curdir
+    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=out)
     for place, (extension, trigger) in enumerate(acting):
         trainer.extend(extension, trigger=trigger, priority=-place)  # the highest acts first
     return trainer

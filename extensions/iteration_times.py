@@ -55,11 +55,12 @@ class IterationTimes(training.Extension):
     def initialize(self, trainer):
         self._written_to = trainer.updater.iteration
         if self._path is not None:
-            self._append([('iteration', *COLUMNS, 'loss'), *self._rows_to_keep()], mode='w')
+            rows = [('iteration', *COLUMNS, 'loss'), *self._rows_to_keep()]
+            files.try_to(files.write, self._path, lambda file: _write_rows(file, rows))
 
     def _rows_to_keep(self):
         """Rows of the iterations that are not run again; a killed run may leave more, or half a row."""
-        if not (self._written_to and os.path.exists(self._path)):
+        if not (self._written_to and os.path.isfile(self._path)):
             return []
         with open(self._path, newline='') as file:
             rows = [row for row in csv.reader(file) if len(row) == 2 + len(COLUMNS)]
@@ -109,10 +110,14 @@ class IterationTimes(training.Extension):
                           for i, row in enumerate(seconds)])
         return seconds
 
-    def _append(self, rows, mode='a'):
-        files.try_to(_write_rows, self._path, rows, mode)
+    def _append(self, rows):
+        files.try_to(_append_rows, self._path, rows)
 
 
-def _write_rows(path, rows, mode):
-    with open(path, mode, newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows(rows)
+def _append_rows(path, rows):
+    with open(path, 'a', newline='') as file:
+        _write_rows(file, rows)
+
+
+def _write_rows(file, rows):
+    csv.writer(file, lineterminator='\n').writerows(rows)

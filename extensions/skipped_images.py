@@ -1,6 +1,7 @@
 """Says which images could not be decoded and were skipped."""
 
-import sys
+from lib.run import terminal
+from lib.run.terminal import printable
 
 import chainer
 from chainer import training
@@ -27,5 +28,5 @@ class SkippedImages(training.Extension):
         for path, reason, *_ in (entry for entries in self._skipped for entry in entries):
             if path not in self._named:
                 self._named.add(path)
-                print(f'rank {self._rank}: skipped {path} ({reason})', file=sys.stderr, flush=True)
+                terminal.say(printable(f'rank {self._rank}: skipped {path} ({reason})'))
         chainer.report({'skipped_images': sum(map(len, self._skipped))})

@@ -26,8 +26,9 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 # GPUDirect RDMA (NCCL_NET_GDR_LEVEL) and ring or tree (NCCL_ALGO) are left to NCCL, which looks at the
 # machine.
 
-# CuPy compiles its kernels once per node, on a local disk, not 1024 times on a shared one.
-export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-/tmp/cupy-$(id -un)}
+# CuPy compiles its kernels once and keeps them in the user's home directory. If that is slow for 1024 ranks, give
+# a local directory that nobody else can make or write, since what lies there is run: never a fixed name in /tmp.
+export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-$HOME/.cupy/kernel_cache}
 
 # InfiniBand registers (locks) memory; a limit shows up as an obscure failure inside NCCL or UCX.
 ulimit -l unlimited 2>/dev/null || echo "paper_1024: locked memory is limited to $(ulimit -l) kB" >&2

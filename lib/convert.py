@@ -17,6 +17,8 @@ import sys
 from lib import errors, file_format, files
 from lib.checkpoint import file, state, weights
 from lib.errors import UserError
+from lib.run import terminal
+from lib.run.terminal import printable
 
 import numpy as np
 
@@ -173,7 +175,7 @@ def _suffix(path):
 
 
 def _say(line):
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(printable(line))
 
 
 _READERS = {'.safetensors': _read_safetensors, '.pth': _read_torch}

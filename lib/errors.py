@@ -1,5 +1,7 @@
 """Errors that end a run, and the exit statuses they end it with."""
 
+from lib.run.terminal import printable
+
 EXIT_FINISHED = 0
 # A status of 0 is also what mpirun gives a job that lost a host: a run that finished leaves this in --out.
 FINISHED_MARK = 'finished'
@@ -11,9 +13,13 @@ EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
 class UserError(Exception):
     """Something the user can mend: bad arguments, data or files.
 
-    The message is one line that names the value, what was expected and the remedy. The program prints it
-    without a traceback and every rank exits with status 2.
+    The message is one line that names the value, what was expected and the remedy; names in it may come from
+    anywhere, so it is made printable. The program prints it without a traceback and every rank exits with
+    status 2.
     """
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 class BadImage(UserError):
@@ -31,3 +37,18 @@ class BadImage(UserError):
 
 class TrainingFault(Exception):
     """The training itself went wrong (for example a non-finite gradient); ends every rank with status 1."""
+
+
+def shortage(error):
+    """Say in one line what a process ran out of, and the remedy; None if an error has another cause.
+
+    What goes wrong in the cleaning up after a shortage is its consequence.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return (f'out of memory ({str(error) or type(error).__name__}); use a smaller -B, with more '
+                    '--virtual-workers for the same total batch, or fewer -j')
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return 'no more processes or threads can be started; raise the limit (ulimit -u) or use fewer -j'
+        error = error.__cause__ or error.__context__
+    return None

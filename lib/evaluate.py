@@ -18,7 +18,8 @@ from lib.communication import collectives
 from lib.data import datasets, decoding
 from lib.data.batches import validation_batches
 from lib.errors import BadImage, TrainingFault, UserError
-from lib.run import arguments, devices, job, launcher
+from lib.run import arguments, devices, job, launcher, terminal
+from lib.run.terminal import printable
 
 import chainer
 
@@ -39,7 +40,7 @@ def main(argv=None):
         return errors.EXIT_FINISHED
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
-            print(f'lib.evaluate: {error}', file=sys.stderr, flush=True)
+            _say(f'lib.evaluate: {error}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
 
 
@@ -151,20 +152,19 @@ def classify(args):
             _say(error)
             continue
         probabilities = validation.probabilities(model, pixels[None])[0]
-        print(path)
+        terminal.say(printable(path), sys.stdout)
         for label in (-probabilities).argsort(kind='stable')[:validation.TOP]:
-            print(f'{100 * probabilities[label]:8.2f} %  {_name_of(label, description["classes"])}')
+            name = _name_of(label, description['classes'])
+            terminal.say(printable(f'{100 * probabilities[label]:8.2f} %  {name}'), sys.stdout)
 
 
 def _name_of(label, classes):
-    """What a class is called, in bytes that any terminal takes; its number where the weights tell no name."""
-    if classes is None:
-        return f'class {label}'
-    return os.fsencode(classes[label]).decode(errors='replace')
+    """What a class is called; its number where the weights tell no name."""
+    return f'class {label}' if classes is None else classes[label]
 
 
 def _say(line):
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(printable(line))
 
 
 if __name__ == '__main__':

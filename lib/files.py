@@ -1,14 +1,35 @@
-"""A file appears whole or not at all."""
+"""A file appears whole or not at all, and is looked at before it is read."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import platform
 import re
-import sys
+import stat
+
+from lib.run import terminal
+
+_NAME_BYTES = 255  # what a file's name may have at most
 
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
+
+
+def open_regular(path):
+    """Open a regular file for reading, as bytes; a named pipe would wait for its writer, a device never end.
+
+    Raises:
+        OSError: It cannot be opened, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+        return open(descriptor, 'rb')
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager
@@ -26,9 +47,13 @@ def replacing(path, mode='wb', durable=False):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Host and process in the name tell what a dead writer has left from a file being written.
-    temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
+    mark = f'.partial-{_host()}-{os.getpid()}'
+    temporary = path.with_name(os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES - len(mark)]) + mark)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
     try:
-        with open(temporary, mode) as file:
+        # A new file or an error: never through a link that somebody has put there.
+        with open(temporary, mode.replace('w', 'x')) as file:
             yield file
             if durable:
                 file.flush()
@@ -114,4 +139,4 @@ def try_to(function, path, *arguments):
     try:
         function(path, *arguments)
     except OSError as error:
-        print(f'{path} was not written ({error.strerror}); training goes on', file=sys.stderr, flush=True)
+        terminal.say(f'{terminal.printable(path)} was not written ({error.strerror}); training goes on')

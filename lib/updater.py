@@ -97,9 +97,13 @@ class WorkerUpdater(chainer.training.Updater):
                     collectives.raise_together(self.comm.mpi_comm, error)
             self._exchange_during(backward)
             if not self.comm.gradient_is_finite():
-                raise TrainingFault(f'iteration {self.iteration + 1}: {self.comm.explain_non_finite()}')
+                # Before the first update the learning rate has done nothing.
+                suspect = 'the learning rate may be too high (--eta-scale); ' if self.iteration else ''
+                raise TrainingFault(f'iteration {self.iteration + 1} ({self.plan.moment(self.iteration)}): '
+                                    f'{suspect}{self.comm.explain_non_finite()}')
             self._optimizer.update()
         self.iteration += 1
+        self._stop_request.iteration_done()
         chainer.report({'main/loss': sum(losses) / self._workers,
                         'main/accuracy': sum(corrects) / (self._workers * self.plan.batch)})
 

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from lib.checkpoint import directory
 import numpy as np
 import pytest
 
-from jobs.faults import injection, soak
+from jobs.faults import injection, observation, soak
 
 HOST = re.escape(os.uname().nodename)
 SECONDS = 30  # within which one rank's fault ends the job
@@ -43,14 +44,14 @@ Ended = collections.namedtuple('Ended', 'status out err seconds nothing_left')
 def end_of(job, after=None):
     """What a job printed; its ``seconds`` count from the moment when the condition ``after`` holds."""
     if after is not None:
-        assert soak.wait_for(after, 120, job), job.communicate()
+        assert observation.wait_for(after, 120, job), job.communicate()
     start = time.monotonic()
     try:
         out, err = job.communicate(timeout=300)
         seconds = time.monotonic() - start
-        nothing_left = soak.wait_for(lambda: not soak.processes_of(job), 5)
+        nothing_left = observation.wait_for(lambda: not observation.processes_of(job), 5)
     finally:
-        soak.kill(job, 'all', None)
+        observation.kill(job, 'all', None)
     return Ended(job.returncode, out, err, seconds, nothing_left)
 
 
@@ -77,7 +78,7 @@ def runs(described, folder):
     (folder / 'blocked' / 'checkpoint').write_text('in the way')
     named = [
         ('paper', described('paper')),
-        *stops('stopped', [['SIGTERM', 1, 1]], [['SIGUSR1', 0, 3]], [['SIGINT', 1, 5]],
+        *stops('stopped', [['SIGTERM', 1, 2]], [['SIGUSR1', 0, 4]], [['SIGINT', 1, 6]],
                [['SIGTERM', 0, 8], ['SIGUSR1', 1, 8]], []),
         *((f'{kind} {when}', described(f'{kind} {when}', '-E', '1', *options, *more, between_hosts=apart))
           for kind, options in OVERLAPPED.items()
@@ -89,7 +90,7 @@ def runs(described, folder):
         ('overlap nan', described('overlap nan', between_hosts=True, faults=[['nan_gradient', 1, 3]])),
         ('last', described('last', faults=[['SIGTERM', 1, 15]])),
         ('goyal', described('goyal', *many)),
-        *stops('goyal stopped', [['SIGUSR1', 1, 1]], [['SIGTERM', 0, 3]], [['SIGTERM', 1, 4]], [],
+        *stops('goyal stopped', [['SIGUSR1', 1, 2]], [['SIGTERM', 0, 4]], [['SIGTERM', 1, 6]], [],
                options=many),
         ('wide', described('wide', *wide)),
         ('wide stopped', described('wide stopped', *wide, *often, faults=[['SIGTERM', 1, 8]])),
@@ -124,14 +125,14 @@ def test_gradients_that_leave_during_backward_train_the_same_network_bit_by_bit(
     during, after, on_one_host = (f'{kind} {when}' for when in ('during', 'after', 'on one host'))
     assert {status for status, _ in results[during].values()} == {0}
     assert 'parts of' in json.loads((folder / during / 'plan.json').read_text())['exchange']
-    assert soak.differences(folder / during, folder / after) == []
-    assert soak.differences(folder / during, folder / on_one_host) == []
+    assert observation.differences(folder / during, folder / after) == []
+    assert observation.differences(folder / during, folder / on_one_host) == []
 
 
 def test_ranks_asked_to_stop_do_so_together_though_gradients_leave_during_backward(runs, folder):
     results, _ = runs
     assert [results[f'overlap stopped {i}'] for i in range(2)] == [both(75, 3), both(75, 7)]
-    assert soak.differences(folder / 'overlap stopped', folder / 'paper') == []
+    assert observation.differences(folder / 'overlap stopped', folder / 'paper') == []
 
 
 def test_what_is_not_finite_is_found_before_the_update_though_gradients_leave_during_backward(runs):
@@ -142,14 +143,14 @@ def test_what_is_not_finite_is_found_before_the_update_though_gradients_leave_du
 
 def test_ranks_asked_to_stop_do_so_at_the_same_iteration_with_status_75(runs):
     results, done = runs
-    for i, iteration in enumerate([1, 3, 5, 8]):
+    for i, iteration in enumerate([2, 4, 6, 8]):
         assert results[f'stopped {i}'] == both(75, iteration)
         assert f'stopped at iteration {iteration}; continue' in done.out
     assert results['stopped 4'] == both(0, 15)
 
 
 def test_a_run_stopped_four_times_is_the_uninterrupted_one_byte_for_byte(runs, folder):
-    assert soak.differences(folder / 'stopped', folder / 'paper') == []
+    assert observation.differences(folder / 'stopped', folder / 'paper') == []
     assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'paper' / 'model.npz').read_bytes()
 
 
@@ -161,7 +162,7 @@ def test_a_stop_asked_for_in_the_last_iteration_comes_too_late(runs, folder):
 def test_the_log_file_too_but_for_what_clocks_measure(runs, folder):
     logs = []
     for name in ('stopped', 'paper'):
-        logs.append(soak.without_times(json.loads((folder / name / 'log').read_text())))
+        logs.append(observation.without_times(json.loads((folder / name / 'log').read_text())))
     assert logs[0] == logs[1] and len(logs[0]) == 3
 
 
@@ -174,10 +175,10 @@ def test_every_iteration_of_a_stopped_run_is_timed_once_and_has_its_loss(runs, f
 
 def test_moving_averages_of_every_virtual_worker_come_back(runs, folder):
     results, _ = runs
-    assert [results[f'goyal stopped {i}'] for i in range(4)] == [both(75, 1), both(75, 3), both(75, 4),
+    assert [results[f'goyal stopped {i}'] for i in range(4)] == [both(75, 2), both(75, 4), both(75, 6),
                                                                   both(0, 8)]
-    assert soak.differences(folder / 'goyal stopped', folder / 'goyal') == []
-    rows = soak.state(folder / 'goyal')[0]['workers/statistics']
+    assert observation.differences(folder / 'goyal stopped', folder / 'goyal') == []
+    rows = observation.state(folder / 'goyal')[0]['workers/statistics']
     assert len(rows) == 4 and len({row.tobytes() for row in rows}) == 4
 
 
@@ -185,7 +186,7 @@ def test_moving_averages_of_every_virtual_worker_come_back(runs, folder):
 def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(runs, folder, name, rank):
     results, done = runs
     assert results[name] == both(1, 2)
-    (arrays, iteration, _) = soak.state(folder / name)
+    (arrays, iteration, _) = observation.state(folder / name)
     assert iteration == 2
     assert all(np.isfinite(array).all() for array in arrays.values())
 
@@ -210,7 +211,7 @@ def test_training_outlives_a_disk_that_is_full_for_a_while(runs, folder):
     for iteration in range(4, 8):
         path = re.escape(str(directory.path_of(folder / 'disk full', iteration)))
         assert re.search(rf'^checkpoint {path} failed: .*; training goes on$', done.err, re.MULTILINE)
-    assert soak.differences(folder / 'disk full', folder / 'paper') == []
+    assert observation.differences(folder / 'disk full', folder / 'paper') == []
     assert not list((folder / 'disk full').rglob('*partial*'))
 
 
@@ -268,7 +269,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(on_one_process, folder):
 
 
 def test_another_number_of_processes_continues_to_rounding(on_one_process, folder):
-    (arrays, iteration, log), (others, _, other_log) = map(soak.state, (folder / 'wide stopped',
+    (arrays, iteration, log), (others, _, other_log) = map(observation.state, (folder / 'wide stopped',
                                                                         folder / 'wide'))
     assert iteration == 15 and arrays.keys() == others.keys()
     for name in arrays:
@@ -288,7 +289,7 @@ def killed(described, folder):
         notes = folder / f'killed {number}'
         job = injection.start(2, described('killed', '--checkpoint-interval', '1', '--resume', 'auto',
                                            faults=faults, notes=str(notes)))
-        return end_of(job, lambda: soak.last_iteration(notes) == last)
+        return end_of(job, lambda: observation.last_iteration(notes) == last)
 
     ends = [start(0, 1, ['SIGKILL', 1, 2]), start(1, 2, ['kill_before_rename', 0, 3])]
     assert list((folder / 'killed').glob('checkpoint/*.partial-*'))
@@ -305,14 +306,14 @@ def test_a_rank_killed_while_gradients_are_under_way_ends_the_others_and_is_name
     notes = folder / 'notes kill_backward'
     job = injection.start(2, described('kill_backward', faults=[['kill_backward', 1, 3]], notes=str(notes),
                                        between_hosts=True))
-    end = end_of(job, lambda: soak.last_iteration(notes) == 2)
+    end = end_of(job, lambda: observation.last_iteration(notes) == 2)
     assert end.status != 0 and end.seconds < SECONDS and end.nothing_left
     assert re.search(rf'rank 1.* on node {HOST}.*signal 9', end.err, re.DOTALL), end.err
 
 
 def test_a_run_killed_four_times_is_the_uninterrupted_one_byte_for_byte(runs, killed, folder):
     assert killed[4].status == 0
-    assert soak.differences(folder / 'killed', folder / 'paper') == []
+    assert observation.differences(folder / 'killed', folder / 'paper') == []
     assert not list((folder / 'killed').rglob('*partial*'))
 
 
@@ -343,12 +344,15 @@ def test_random_kills(small_data, tmp_path):
                                    r'\(pid \d+\) was killed by SIGKILL'),
     ('stall', 1, 3, ['--stall-timeout', '6'], rf'rank 1 of 2 on host {HOST}: no iteration for \d+ s, last '
                                               r'finished: 2; ending the job\n(?s:.*)in stall'),
+    ('stall_build', 1, 0, ['--stall-timeout', '6'],
+     rf'rank 0 of 2 on host {HOST}: no iteration for \d+ s, last finished: none; ending the job\n'
+     r'no iteration yet: do all hosts reach each other\?'),
 ])
 def test_one_ranks_fault_ends_the_job(described, folder, kind, rank, iteration, options, message):
     notes = folder / f'notes {kind}'
     job = injection.start(2, described(kind, *options, faults=[[kind, rank, iteration]],
                                              notes=str(notes), between_hosts=kind == 'backward'))
-    end = end_of(job, lambda: not iteration or soak.last_iteration(notes) == iteration - 1)
+    end = end_of(job, lambda: not iteration or observation.last_iteration(notes) == iteration - 1)
     assert end.status == 1
     assert re.search(message, end.err), end.err
     assert end.seconds < SECONDS and end.nothing_left
@@ -365,14 +369,14 @@ def stopped_well(end, out):
     """Status 75, and one newest checkpoint, whole, of the iteration where the job stopped."""
     assert end.status == 75, end
     iteration, = map(int, re.findall(r'stopped at iteration (\d+)', end.out))
-    assert soak.state(out)[1] == iteration
+    assert observation.state(out)[1] == iteration
     return iteration
 
 
 def test_sigusr1_to_mpirun_stops_every_rank_at_the_same_iteration(folder, small_data):
     notes = folder / 'notes mpirun'
     job = injection.start(2, dict(options=long(folder, small_data, 'mpirun'), notes=str(notes)))
-    assert soak.wait_for(lambda: soak.last_iteration(notes) > 1, 60, job)
+    assert observation.wait_for(lambda: observation.last_iteration(notes) > 1, 60, job)
     job.send_signal(signal.SIGUSR1)
     end = end_of(job)
     iteration = stopped_well(end, folder / 'mpirun')
@@ -390,7 +394,7 @@ def test_a_signal_to_the_launch_script_stops_the_job_in_good_order(folder, small
             **os.environ, 'PYTHON': sys.executable, 'OMPI_ALLOW_RUN_AS_ROOT': '1',
             'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'})
     try:
-        assert soak.wait_for(lambda: directory.list_checkpoints(out), 60, job)
+        assert observation.wait_for(lambda: directory.list_checkpoints(out), 60, job)
         if name == 'SIGINT':
             os.killpg(job.pid, signal.SIGINT)  # as Ctrl-C does
         else:
@@ -413,14 +417,14 @@ def beside_a_live_run(described, folder):
     live = injection.start(1, described('live', '--checkpoint-interval', '1', faults=[['stall', 0, 4]],
                                         notes=str(notes)))
     try:
-        assert soak.wait_for(lambda: soak.last_iteration(notes) == 3, 120, live)
-        assert soak.wait_for(lambda: directory.path_of(folder / 'live', 3).exists(), 120, live)
+        assert observation.wait_for(lambda: observation.last_iteration(notes) == 3, 120, live)
+        assert observation.wait_for(lambda: directory.path_of(folder / 'live', 3).exists(), 120, live)
         before = files()
         second = end_of(injection.start(2, described('live', '--force'),
                                         described('live', '--resume', 'auto')))
-        return soak.processes_of(live), second, before, files()
+        return observation.processes_of(live), second, before, files()
     finally:
-        soak.kill(live, 'all', None)
+        observation.kill(live, 'all', None)
         live.communicate()
 
 
@@ -439,6 +443,24 @@ def test_second_start_leaves_a_live_runs_files_alone_even_with_force(beside_a_li
 
 
 # Before the start
+
+def children(process):
+    return pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+
+
+def test_a_signal_while_decoders_are_being_started_ends_the_job_with_75_and_all_of_them(small_data, tmp_path):
+    job = subprocess.Popen([sys.executable, 'train_imagenet.py', *map(str, small_data), *SMALL, '-j', '9999',
+                            '--out', str(tmp_path / 'out')], cwd=injection.ROOT, text=True,
+                           stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        assert observation.wait_for(lambda: len(children(job)) > 3, 60, job)
+        job.send_signal(signal.SIGTERM)
+        end = end_of(job)
+    finally:
+        job.kill()
+    assert end.status == 75 and end.nothing_left
+    assert 'SIGTERM before an iteration was done' in end.err
+
 
 def test_a_directory_that_cannot_be_written_is_said_at_once(described, folder):
     (folder / 'a file').write_text('')

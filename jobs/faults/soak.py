@@ -1,22 +1,27 @@
-"""Kill a training again and again, let it continue, and compare it with one that was never stopped.
+"""Faults drawn by a seed, for as long as it is told; counts how many of each were survived.
 
-    python -m jobs.faults.soak [--kills 50] [--out DIR] [--seed 0]
+    python -m jobs.faults.soak [--minutes 10] [--out DIR] [--seed 0]
 
-SIGKILL comes at random moments, between the start of the processes and the end of an iteration, to one rank,
-to mpirun or to all at once; with ``--checkpoint-interval 1`` many kills meet a checkpoint half written. After
-each one every file that has a checkpoint's name must be whole and no process be left, and the next start must
-continue from the newest. In the end parameters, optimizer state, statistics and log must be those of the
-uninterrupted run, byte for byte. Exit status 1 if anything was lost. A kill takes about six seconds on two
-cores. Linux only: it looks into /proc.
+A training is killed at random moments, asked to stop, or its disk is full for a while; checkpoints are
+damaged or forged, images odd, archives hostile (``trials.py``). Nothing may hang, be left behind, be taken
+for what it is not, or reach the terminal raw; what was interrupted has to end with the bytes of a run that
+was not. Exit status 1 if anything was not survived. Linux only.
+
+SIGKILL comes between the start of the processes and the end of an iteration, to one rank, to mpirun or to all
+at once; with ``--checkpoint-interval 1`` many kills meet a checkpoint half written. After each one every file
+that has a checkpoint's name must be whole and no process be left, and the next start must continue from the
+newest. In the end parameters, optimizer state, statistics and log must be those of the uninterrupted run,
+byte for byte.
 """
 
 import argparse
+import collections
 import contextlib
 import os
 import pathlib
 import random
 import re
-import signal
+import shutil
 import sys
 import tempfile
 import time
@@ -24,8 +29,10 @@ import time
 from lib import errors
 from lib.checkpoint import directory, file
 from lib.data import sample_set
+from lib.run.terminal import printable
 
-from jobs.faults import injection
+from jobs.faults import injection, trials
+from jobs.faults.observation import differences, kill, last_iteration, processes_of, wait_for
 
 PATIENCE = 30  # seconds within which nothing of a killed job may be left
 
@@ -33,70 +40,6 @@ PATIENCE = 30  # seconds within which nothing of a killed job may be left
 TARGETS = ('rank', 'mpirun', 'all')
 
 COLUMNS = '{:>4}  {:<7}{:>9}{:>6}{:>9}  {}'
-
-
-# Comparing runs
-
-def state(out):
-    """Arrays of the newest checkpoint in ``out``, and its log without what a clock has measured."""
-    arrays, description = file.read(directory.list_checkpoints(out)[0])
-    return arrays, description['iteration'], without_times(description['log'])
-
-
-def without_times(log):
-    return [{key: value for key, value in row.items()
-             if not key.endswith('_time') and key != 'images_per_sec'} for row in log]
-
-
-def differences(out, other):
-    """Names of what differs between the newest checkpoints of two runs, in any bit; empty when nothing."""
-    (arrays, iteration, log), (other_arrays, other_iteration, other_log) = state(out), state(other)
-    names = [name for name in sorted(arrays.keys() | other_arrays.keys())
-             if name not in arrays or name not in other_arrays
-             or arrays[name].dtype != other_arrays[name].dtype
-             or arrays[name].shape != other_arrays[name].shape
-             or arrays[name].tobytes() != other_arrays[name].tobytes()]
-    return names + ['iteration'] * (iteration != other_iteration) + ['log'] * (log != other_log)
-
-
-# Killing
-
-def processes_of(job):
-    """Process numbers of mpirun's session, mpirun excepted, zombies not counted."""
-    found = []
-    for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
-        with contextlib.suppress(OSError):
-            status, _, _, session = path.read_text().rpartition(')')[2].split()[:4]
-            if int(session) == job.pid and int(path.parent.name) != job.pid and status not in 'ZX':
-                found.append(int(path.parent.name))
-    return sorted(found)
-
-
-def last_iteration(notes):
-    """The last iteration done, of a run with ``notes``; 0 before the first."""
-    return int((notes.exists() and notes.read_text().split() or [0])[-1])
-
-
-def wait_for(condition, seconds, job=None):
-    """Wait until the condition holds; return whether it does, at the latest when the job has ended."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline or (job is not None and job.poll() is not None):
-            return condition()
-        time.sleep(0.002)
-    return True
-
-
-def kill(job, target, bits):
-    """SIGKILL to one rank, to mpirun or to all of a job."""
-    ranks = processes_of(job)
-    if target == 'rank' and ranks:
-        victims = [bits.choice(ranks)]
-    else:
-        victims = [job.pid] * (job.poll() is None) + (ranks if target == 'all' else [])
-    for victim in victims:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
 
 
 class Soak:
@@ -209,24 +152,70 @@ class Soak:
         if 'passing over' in text or elsewhere:
             self.problems.append(f'iteration {newest} was there, but: {text[-2000:]}')
 
+
+# What is drawn, and how often; a run of several seconds counts as one trial, as does reading a file.
+_KINDS = {'kill': 4, 'request to stop': 4, 'full disk': 2, 'hostile archive': 12, 'odd image': 200,
+          'damaged checkpoint': 200}
+_KILLS = 3  # of one run, which is then compared with one that was not killed
+
+
+class Trials:
+    """Faults drawn by a seed, counted by kind.
+
+    Args:
+        folder (pathlib.Path): Where runs and files go; what was survived is removed.
+        seed (int): Of all that is drawn.
+        report (callable): Called with a line for each trial that was not survived.
+
+    Attributes:
+        tried, survived (collections.Counter): Trials by kind.
+    """
+
+    def __init__(self, folder, seed, report):
+        self._folder = folder
+        self._bits = random.Random(seed)
+        self._report = report
+        self.tried = collections.Counter()
+        self.survived = collections.Counter()
+        small = ['--arch', 'resnet8', '--insize', '16', '-j', '1', '-B', 8, '-E']
+        self._kill_options = [*small, (5 * _KILLS + 20) * 16 / sample_set.N_TRAIN]
+        runs = trials.Runs(folder, [*small, 40 * 16 / sample_set.N_TRAIN])
+        self._functions = {'kill': self._kill, 'request to stop': runs.request_to_stop,
+                           'full disk': runs.full_disk, 'hostile archive': trials.hostile_archive,
+                           'odd image': trials.odd_image, 'damaged checkpoint': trials.damaged_checkpoint}
+
+    def _kill(self, bits, folder):
+        soak = Soak(folder, self._kill_options, seed=bits.getrandbits(32)).run(_KILLS)
+        return '; '.join(soak.problems)
+
+    def run(self, seconds):
+        """Draw and try until the time is over; returns ``self``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            kind, = self._bits.choices([*_KINDS], _KINDS.values())
+            number = self.tried[kind]
+            folder = self._folder / f'{kind.replace(" ", "-")}-{number}'
+            folder.mkdir()
+            problem = self._functions[kind](random.Random(self._bits.getrandbits(64)), folder)
+            self.tried[kind] += 1
+            if problem:
+                self._report(f'{folder.name}: {printable(problem)}')
+            else:
+                self.survived[kind] += 1
+                shutil.rmtree(folder)
+        return self
+
     def summary(self):
-        """The table's last lines."""
-        lost = [row['lost'] for row in self.rows]
-        return '\n'.join([
-            f'kills                     {len(self.rows)} (' + ', '.join(
-                f'{target} {sum(row["target"] == target for row in self.rows)}' for target in TARGETS) + ')',
-            f'met a half-written file   {sum(row["half_written"] for row in self.rows)}',
-            f'iterations lost           {sum(lost)} in all, at most {max(lost)} by one kill',
-            f'until nothing was left    at most {max(row["seconds"] for row in self.rows):.1f} s',
-            f'problems                  {len(self.problems)}', *self.problems,
-            'the same bytes as the uninterrupted run' if not self.problems else 'FAILED'])
+        """A line per kind, and whether all was survived."""
+        lines = [f'{kind:<20}{self.survived[kind]:>7} of {self.tried[kind]} survived' for kind in _KINDS]
+        return '\n'.join([*lines, 'nothing lost' if self.survived == self.tried else 'FAILED'])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=50)
-    parser.add_argument('--out', type=pathlib.Path, help='keep what the runs leave, in this new directory')
-    parser.add_argument('--seed', type=int, default=0, help='of moments and targets')
+    parser.add_argument('--minutes', type=float, default=10)
+    parser.add_argument('--out', type=pathlib.Path, help='keep what was not survived, in this new directory')
+    parser.add_argument('--seed', type=int, default=0, help='of all that is drawn')
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = args.out or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -234,13 +223,9 @@ def main():
         # Where a killed mpirun leaves its directory, which stops a later one of the same process number.
         os.environ['PRTE_MCA_prte_tmpdir_base'] = stack.enter_context(tempfile.TemporaryDirectory())
         began = time.monotonic()
-        # A kill comes after 2.5 further iterations on average; twice as many are there.
-        epochs = (5 * args.kills + 20) * 16 / sample_set.N_TRAIN
-        soak = Soak(folder, ['--arch', 'resnet8', '--insize', '16', '-j', '0', '-B', 8, '-E', epochs],
-                    seed=args.seed, report=lambda line: print(line, flush=True)).run(args.kills)
-        print(soak.summary())
-        print(f'{time.monotonic() - began:.0f} s')
-    return bool(soak.problems)
+        done = Trials(folder, args.seed, lambda line: print(line, flush=True)).run(60 * args.minutes)
+        print(f'{done.summary()}\n{time.monotonic() - began:.0f} s, seed {args.seed}')
+    return done.survived != done.tried
 
 
 if __name__ == '__main__':

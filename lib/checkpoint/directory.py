@@ -8,6 +8,8 @@ import re
 from lib import files
 from lib.checkpoint import file
 from lib.errors import UserError
+from lib.run import terminal
+from lib.run.terminal import printable
 
 _DIRECTORY = 'checkpoint'
 _NAME = re.compile(r'iteration-(\d{8,})\.npz')
@@ -19,10 +21,11 @@ def path_of(out, iteration):
 
 
 def list_checkpoints(out):
-    """List the paths of the checkpoints in ``out``, newest first, valid or not."""
+    """List the paths of the checkpoints in ``out``, newest first, valid or not; directories are none."""
     directory = pathlib.Path(out) / _DIRECTORY
     try:
-        names = os.listdir(directory)
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     matches = filter(None, map(_NAME.fullmatch, names))
@@ -62,7 +65,7 @@ def prune(out, keep):
 
     If all of those are damaged, the newest valid one stays as well, and all that are newer than that one and
     cannot be read now: what may be the only valid checkpoint is never removed. That means reading one file,
-    normally the one written last.
+    normally the one written last. What cannot be removed stays, and is named on standard error.
     """
     if keep < 1:
         raise ValueError(f'keep={keep}: at least 1')
@@ -80,7 +83,10 @@ def prune(out, keep):
                 pass
         for path in paths[keep:]:
             if path not in spared:
-                _remove(path)
+                try:
+                    _remove(path)
+                except OSError as error:
+                    terminal.say(printable(f'{path} was not removed ({error.strerror}); training goes on'))
     _remove_temporaries(out)
 
 

@@ -4,7 +4,8 @@ A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``,
 
 * ``model/...`` and ``optimizer/...``: parameters, persistent values and the optimizer's state, by the paths
   Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is :mod:`lib.file_format`'s;
-* ``description``: a JSON text (0-d Unicode array) about the job and where it stands;
+* ``description``: a JSON text (0-d array of bytes; of characters, four bytes each, in older files) about the
+  job and where it stands;
 * ``sha256``: the digest of the name, dtype, shape and bytes of every other entry.
 
 It is written under a temporary name, flushed to the disk and renamed, so that a name of the form
@@ -17,7 +18,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import zipfile
 
 from lib import file_format, files
@@ -55,7 +55,9 @@ def unreadable(path, error):
 
 
 def reason_of(error):
-    return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    # NumPy takes what is no archive for a pickle, and advises to load it unsafely.
+    return 'no archive of arrays' if 'pickle' in reason else reason
 
 
 def _digest_entry(digest, name, array):
@@ -73,7 +75,9 @@ def write(path, arrays, description):
     Args:
         path: File to create or replace; its directory is made if need be.
         arrays (dict of str to numpy.ndarray): Numbers, booleans or strings.
-        description (dict): Anything JSON can hold. Tuples come back as lists.
+        description (dict): The job's identity ``job`` (dict), iterations done ``iteration``, the rows of the
+            ``log`` (dicts of numbers), seconds trained ``elapsed_time``, and whatever else JSON can hold.
+            Tuples come back as lists.
 
     Raises:
         OSError: The file cannot be written; an older file of that name is untouched.
@@ -88,7 +92,7 @@ def write(path, arrays, description):
     for name, array in entries.items():
         if array.dtype.kind in 'OV':
             raise TypeError(f'{name}: arrays of {array.dtype} would need pickle or are structured')
-    entries[_DESCRIPTION] = np.asarray(json.dumps(description))
+    entries[_DESCRIPTION] = np.asarray(json.dumps(description, separators=(',', ':')).encode())
     digest = hashlib.sha256()
     with archive_at(path) as archive:
         for name in sorted(entries):
@@ -131,7 +135,7 @@ def read(path):
 def is_checkpoint(path):
     """Whether a file has a checkpoint's digest, which weights have not; it may be damaged all the same."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
             return f'{_DIGEST}.npy' in archive.namelist()
     except Exception:  # a damaged file may raise anything
         return False
@@ -154,17 +158,17 @@ def scan(path, keep):
 def _scan_unguarded(path, keep):
     digest = hashlib.sha256()
     texts = {}
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for its writer
-        raise ValueError('not a file')
-    if status.st_size == 0:
-        raise ValueError('empty file')
-    with open(path, 'rb') as file, zipfile.ZipFile(file) as archive:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(files.open_regular(path))
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise ValueError('empty file')
+        archive = stack.enter_context(zipfile.ZipFile(file))
         names = archive.namelist()
         if len(set(names)) != len(names) or not {f'{_DESCRIPTION}.npy', f'{_DIGEST}.npy'} <= set(names):
             raise ValueError('not written by this program')
         for info in sorted(archive.infolist(), key=lambda info: info.filename[:-len('.npy')]):
-            name, array = _read_member(archive, info, status.st_size)
+            name, array = _read_member(archive, info, size)
             if name != _DIGEST:
                 _digest_entry(digest, name, array)
             if name in (_DESCRIPTION, _DIGEST):
@@ -173,7 +177,34 @@ def _scan_unguarded(path, keep):
                 keep(name, array)
     if texts[_DIGEST] != digest.hexdigest():
         raise ValueError('the content does not match its checksum')
-    return json.loads(texts[_DESCRIPTION])
+    description = json.loads(texts[_DESCRIPTION])
+    _check_description(description)
+    return description
+
+
+def _check_description(description):
+    """Raise ValueError unless a run could continue from it: a checksum is right in a forged file too."""
+    if not isinstance(description, dict):
+        raise ValueError('its description is none')
+    job, log, iteration = (description.get(name) for name in ('job', 'log', 'iteration'))
+    if not isinstance(job, dict):
+        raise ValueError('its description names no job')
+    # bool is an int, and no number here.
+    if type(iteration) is not int or not 0 <= iteration <= job.get('iterations', iteration):
+        raise ValueError(f'iteration {iteration} of {job.get("iterations", "unknown")}')
+    if not _is_number(description.get('elapsed_time')):
+        raise ValueError('its description holds no time')
+    if not (isinstance(log, list) and all(map(_is_row, log))):
+        raise ValueError('its description holds no log')
+
+
+def _is_row(row):
+    return (isinstance(row, dict) and {'epoch', 'iteration'} <= row.keys()
+            and all(map(_is_number, row.values())))
+
+
+def _is_number(value):
+    return type(value) in (int, float)
 
 
 def _read_member(archive, info, size):

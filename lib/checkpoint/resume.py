@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-import sys
 
 from lib.checkpoint import directory, file, state
 from lib.communication import collectives
 from lib.errors import UserError
+from lib.run import terminal
+from lib.run.terminal import printable
 
 import numpy as np
+
+_SUMS = 3  # of the row of the log under way: minibatches, loss, accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ def load(path, out, comm, plan):
         if comm.rank != 0:
             return None
         if path == 'auto':
-            found = directory.newest_valid(out, lambda line: print(line, file=sys.stderr, flush=True))
+            found = directory.newest_valid(out, lambda line: terminal.say(printable(line)))
         else:
             found = (path, *file.read(path))
         if found is None:
@@ -61,6 +64,7 @@ def load(path, out, comm, plan):
         if differences:
             raise UserError(f'{found.path}: checkpoint of another job ({"; ".join(differences)}); resume '
                             'with the options it was started with, or choose another --out')
+        _check_rows(found, plan)
         return found
 
     found = collectives.collectively(comm.mpi_comm, read)
@@ -68,6 +72,17 @@ def load(path, out, comm, plan):
     if told is None:
         return None
     return Found(told[0], collectives.broadcast_arrays(comm, found and found.arrays), told[1])
+
+
+def _check_rows(found, plan):
+    """Refuse a checkpoint of this job whose rows per process or worker are missing or of another shape."""
+    sums, rows = found.arrays.get('log/sums'), found.arrays.get('workers/statistics')
+    if sums is None or sums.shape[1:] != (_SUMS,) or sums.dtype != np.float64:
+        raise file.DamagedCheckpoint(found.path, 'without the sums of the log')
+    needed = plan.recipe.bn_statistics == 'moving'
+    if rows is None and needed or rows is not None and (
+            rows.shape != (plan.workers, plan.n_statistics) or rows.dtype != np.float32):
+        raise file.DamagedCheckpoint(found.path, "without the workers' statistics")
 
 
 def restore(found, trainer):

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 
-from lib import constants, file_format
+from lib import constants, file_format, files
 from lib.checkpoint import directory, file, state
 from lib.errors import UserError
 from lib.run import output
@@ -103,18 +103,35 @@ def _of_checkpoint(path, arrays, description):
     network = description.get('network')
     if network is None:  # written before there was one
         job = description['job']
-        network = {name: job[name] for name in ('arch', 'insize', 'dtype', 'n_class')}
+        network = {name: job.get(name) for name in ('arch', 'insize', 'dtype', 'n_class')}
+    if not _is_network(network):
+        raise file.DamagedCheckpoint(path, 'its description is none of a network')
     prefix = 'model/'
     return Weights(str(path), {name[len(prefix):]: array for name, array in arrays.items()
                                if name.startswith(prefix)}, network)
 
 
+def _is_network(description):
+    """Whether a description has the form that :func:`describe` gives it, as far as it goes."""
+    if not isinstance(description, dict):
+        return False
+    sides = [description.get(name, 1) for name in ('insize', 'n_class')]
+    classes = description.get('classes')
+    return (all(type(side) is int and 0 < side < 1 << 24 for side in sides)
+            and isinstance(description.get('arch', ''), str)
+            and description.get('dtype', 'float32') in ('float32', 'mixed16')
+            and (classes is None or isinstance(classes, list) and len(classes) == description.get('n_class')
+                 and all(isinstance(name, str) for name in classes)))
+
+
 def _of_file(path, report):
     try:
-        with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as npz:
+        with files.open_regular(path) as opened, np.load(opened, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
         text = arrays.pop(_DESCRIPTION, None)
         description = None if text is None else json.loads(text.item())
+        if not (description is None or _is_network(description)):
+            raise ValueError('its description is none of a network')
     except Exception as error:  # a damaged file may raise anything
         raise UserError(f'{path}: not a weights file ({file.reason_of(error)}); expected an .npz as a run '
                         f'leaves it in {output.WEIGHTS}, a checkpoint, or the --out of a run') from error

@@ -1,4 +1,4 @@
-"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 2).
+"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 3).
 
 "While computation was generally done in single precision, in order to reduce the communication overhead
 during all-reduce operations, we used half-precision floats for communication." ChainerMN's
@@ -12,9 +12,11 @@ processes that load data must have been started by then.
 
 import collections
 import contextlib
+import os
 
 from lib.communication import allreduce, layout, non_finite, wire
 from lib.errors import UserError
+from lib.run import launcher
 
 import chainer
 import numpy as np
@@ -28,11 +30,27 @@ def world():
         UserError: If MPI is missing.
     """
     try:
-        from mpi4py import MPI
+        with _no_shared_memory_alone():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
-                        "the cluster's MPI") from error
+        reason = ' '.join(str(error).split())  # a line for every library that was tried
+        raise UserError(f'no MPI for Python ({reason}): install the extra "mpi", or load the cluster\'s '
+                        'MPI') from error
     return MPI.COMM_WORLD
+
+
+@contextlib.contextmanager
+def _no_shared_memory_alone():
+    """Keep Open MPI from making a segment in /dev/shm that nobody removes when there is one process."""
+    name = 'OMPI_MCA_btl'
+    if launcher.is_launched() or name in os.environ:
+        yield
+        return
+    os.environ[name] = 'self'
+    try:
+        yield
+    finally:
+        del os.environ[name]  # of jobs that this process may start
 
 
 def create_communicator(name, allreduce_grad_dtype='float16', loss_scale=1.0, virtual_workers=1,

@@ -2,19 +2,34 @@
 
 ``loops``: from ``loops.c``; None where that failed. :func:`layers`: from ``layers.c``, for the vectors that
 this machine has, or those that the environment variable ``EXTREME_SGD_VECTORS`` names. Results with other
-vectors differ by rounding; with the same they are the same on every machine.
+vectors differ by rounding; with the same they are the same on every machine. What was compiled from other
+sources than lie here now is not used (:data:`outdated`).
 """
 
 import functools
 import importlib
 import os
 
+from lib.compiled import sources
 from lib.errors import UserError
 
-try:
-    from lib.compiled import _loops as loops
-except ImportError:
-    loops = None
+outdated = []  # names of modules that were compiled from other sources than lie here
+
+
+def _import(name, *names):
+    """Import a module that was compiled from these sources, or return None."""
+    try:
+        module = importlib.import_module(f'lib.compiled.{name}')
+    except ImportError:
+        return None
+    expected = sources.fingerprint(*names)
+    if expected is None or getattr(module, 'sources', None) == expected:
+        return module
+    outdated.append(name)
+    return None
+
+
+loops = _import('_loops', *sources.LOOPS)
 
 VARIABLE = 'EXTREME_SGD_VECTORS'
 WIDTHS = ('none', 'baseline', 'avx2', 'avx512')  # each machine has those up to its own
@@ -55,7 +70,4 @@ def layers():
 
 @functools.cache
 def _module(name):
-    try:
-        return importlib.import_module(f'lib.compiled._layers_{name}')
-    except ImportError:
-        return None
+    return _import(f'_layers_{name}', *sources.LAYERS, *sources.LAYERS_HEADERS)

@@ -201,10 +201,20 @@ static PyMethodDef functions[] = {
      "(b, C, H, W), y None without ReLU, gresidual None without residual; (C,). gx and below are written."},
     {NULL, NULL, 0, NULL}};
 
-#define QUOTED(name) #name
+#define QUOTED(name) QUOTED_AS_IT_IS(name)
+#define QUOTED_AS_IT_IS(name) #name
+
+/* What these sources were when they were compiled: setup.py. */
+static PyObject *with_sources(PyObject *self)
+{
+    if (self && PyModule_AddStringConstant(self, "sources", QUOTED(SOURCES)) < 0)
+        Py_CLEAR(self);
+    return self;
+}
+
 #define MODULE(name) static struct PyModuleDef module = { \
     PyModuleDef_HEAD_INIT, "_layers_" QUOTED(name), "Layers on a CPU; see lib/compiled/layers.c.", -1, functions, \
     NULL, NULL, NULL, NULL}; \
-    PyMODINIT_FUNC PyInit__layers_##name(void) { return PyModule_Create(&module); }
+    PyMODINIT_FUNC PyInit__layers_##name(void) { return with_sources(PyModule_Create(&module)); }
 #define EXPANDED(macro, name) macro(name)
 EXPANDED(MODULE, NAME)

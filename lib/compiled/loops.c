@@ -386,6 +386,10 @@ static PyMethodDef functions[] = {
      "normalize(images, tables, out)\n\nuint8 (b, H, W, 3); float32 (3, 256); float32 (b, 3, H, W)."},
     {NULL, NULL, 0, NULL}};
 
+/* What these sources were when they were compiled: setup.py. */
+#define QUOTED(name) QUOTED_AS_IT_IS(name)
+#define QUOTED_AS_IT_IS(name) #name
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "_loops", "Inner loops of the CPU; see lib/compiled/loops.c.", -1, functions,
     NULL, NULL, NULL, NULL};
@@ -393,5 +397,8 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__loops(void)
 {
     choose_conversions();
-    return PyModule_Create(&module);
+    PyObject *self = PyModule_Create(&module);
+    if (self && PyModule_AddStringConstant(self, "sources", QUOTED(SOURCES)) < 0)
+        Py_CLEAR(self);
+    return self;
 }

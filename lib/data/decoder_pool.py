@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 
 from lib.data.decoder_process import PACKET_BYTES, decode_images
 from lib.data.shared_memory import Ring, SharedMemory
@@ -32,8 +33,17 @@ _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, 
 
 _DECODER_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'decoder_process.py')
 
-# Seconds that a decoder process gets to finish the image at hand.
+# Seconds until a decoder process that was killed is gone, unless it hangs.
 _PATIENCE = 1.0
+
+
+_started = weakref.WeakSet()
+
+
+def kill_decoders():
+    """End all decoder processes of this process, whose end may else leave some that hang."""
+    for decoder in list(_started):
+        decoder.kill()
 
 
 class ImagePool:
@@ -197,6 +207,7 @@ class _ProcessDecoder:
         self._selector = selectors.DefaultSelector()
         self._memory = SharedMemory()
         self._processes = []
+        _started.add(self)
         try:
             # A queue in the kernel for all processes: whoever is free takes the next packet.
             self._tasks, their_tasks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -220,9 +231,10 @@ class _ProcessDecoder:
         results, their_results = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with their_results:
             descriptors = their_tasks.fileno(), their_results.fileno(), self._memory.descriptor
+            arguments = map(str, (os.getpid(), *descriptors))
             try:
                 process = subprocess.Popen(
-                    [sys.executable, _DECODER_PROGRAM, *map(str, descriptors)], pass_fds=descriptors,
+                    [sys.executable, _DECODER_PROGRAM, *arguments], pass_fds=descriptors,
                     env=_decoder_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             except OSError as error:
                 results.close()
@@ -268,6 +280,8 @@ class _ProcessDecoder:
         if not self._results:
             return None
         number, outcome = self._results.popleft()
+        if outcome is None:
+            raise MemoryError('in a decoder process')
         if isinstance(outcome, str):
             raise RuntimeError(f'a decoder process failed:\n{outcome}')
         return number, outcome
@@ -288,14 +302,18 @@ class _ProcessDecoder:
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()
         self._selector.close()
-        # One that hangs, in a file system for example, is not waited for.
+        self.kill()
+        # One that hangs in a file system is not waited for.
         deadline = time.monotonic() + _PATIENCE
         for process in self._processes:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
         self._memory.close()
+
+    def kill(self):
+        """End the processes, which have nothing to lose, also those that are stopped."""
+        for process in self._processes:
+            process.kill()
 
 
 def _decoder_environment():

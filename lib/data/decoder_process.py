@@ -1,9 +1,9 @@
 """One decoding process: takes tasks from a socket and writes pixels into shared memory.
 
 Started by :class:`lib.data.decoder_pool.ImagePool` as a plain process,
-``python lib/data/decoder_process.py TASKS RESULTS MEMORY``, with the numbers of three inherited file
-descriptors. It imports neither Chainer nor MPI, and ends when the process that started it has closed its ends
-of the sockets, or is gone.
+``python lib/data/decoder_process.py PARENT TASKS RESULTS MEMORY``, with the number of its parent and of three
+inherited file descriptors. It imports neither Chainer nor MPI, and ends when the process that started it has
+closed its ends of the sockets, or is gone.
 """
 
 import os
@@ -51,12 +51,28 @@ def map_pixels(memory, offset, shape):
     return np.frombuffer(mmap.mmap(memory, math.prod(shape), offset=offset), np.uint8).reshape(shape)
 
 
+def die_with(parent):
+    """Have the kernel kill this process with its parent, even while it hangs or is stopped; Linux only."""
+    import ctypes
+    import signal
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError, TypeError):
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # gone before
+        os._exit(0)
+
+
 def main(tasks, results, memory):
     """Decode until the other end of the sockets is closed.
 
     A task is ``(number, offset, shape, slot, augmentation, entries)``: the place of a ring of batches in
     shared memory, which batch of it, and the arguments of :func:`decode_images`. Its result is ``(number,
-    failures)``, or ``(number, traceback)`` when decoding failed in a way that is not the image's fault.
+    failures)``, ``(number, traceback)`` when decoding failed in a way that is not the image's fault, or
+    ``(number, None)`` when memory was short.
     """
     import pickle
     import socket
@@ -77,6 +93,8 @@ def main(tasks, results, memory):
             if (offset, shape) not in rings:
                 rings[offset, shape] = map_pixels(memory, offset, shape)
             outcome = decode_images(rings[offset, shape][slot], augmentation, entries)
+        except MemoryError:
+            outcome = None
         except Exception:
             outcome = traceback.format_exc()[-10000:]
         try:
@@ -90,4 +108,6 @@ if __name__ == '__main__':
     here = os.path.dirname(os.path.abspath(__file__))
     root = os.path.dirname(os.path.dirname(here))
     sys.path[:] = [root] + [entry for entry in sys.path if os.path.abspath(entry) != here]
-    main(*map(int, sys.argv[1:]))
+    parent, *descriptors = map(int, sys.argv[1:])
+    die_with(parent)
+    main(*descriptors)

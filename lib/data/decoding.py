@@ -5,6 +5,7 @@ the crop does not need, and one bicubic resize reads the crop in place and gives
 antialiases, and looks across the crop's edges where the image goes on. Nothing here is random.
 
 Files are read the way a viewer shows them: turned as their EXIF orientation says, transparency over white,
+from lib import files
 16-bit gray scaled to 8 bits, grayscale, palettes and CMYK as RGB.
 """
 
@@ -13,6 +14,7 @@ import math
 import os
 import warnings
 
+from lib import files
 from lib.data.augmentation import color_jitter, training_crop, validation_box
 from lib.errors import BadImage
 
@@ -21,6 +23,11 @@ from PIL import Image
 
 # A damaged file either raises, or is fine for training; its warnings would drown the log of a long run.
 warnings.filterwarnings('ignore', module=r'PIL\.')
+
+# What ImageNet holds and users bring, by Pillow's names. JPEG includes MPO, several JPEG images in a file.
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')
+# Of one image file: as many as an uncompressed RGB image of PIL.Image.MAX_IMAGE_PIXELS has.
+MAX_BYTES = 256 << 20
 
 # A JPEG file can be decoded at 1/2, 1/4 or 1/8 of its size, and an image reduced by a whole factor, in a
 # fraction of the time. Both are used as long as the bicubic filter still has to shrink by this factor, so
@@ -55,8 +62,9 @@ def load_training(path, insize, seed, epoch, index, jitter=False):
         numpy.ndarray: uint8 RGB, shape ``(insize, insize, 3)``.
 
     Raises:
-        BadImage: If the file is missing, unreadable or no image, or would decode to more pixels than Pillow
-            takes for safe (``PIL.Image.MAX_IMAGE_PIXELS``).
+        BadImage: If the file is missing, unreadable, no regular file or no image, has more than
+            :data:`MAX_BYTES`, or would decode to more pixels than Pillow takes for safe
+            (``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     flip = False
 
@@ -81,7 +89,11 @@ def _load(path, insize, choose_box):
     """Upright RGB image of ``insize`` pixels a side, from the box that is chosen for (width, height)."""
     with contextlib.ExitStack() as stack:
         with _blaming(path):
-            image = stack.enter_context(Image.open(path))
+            file = stack.enter_context(files.open_regular(path))
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > MAX_BYTES:
+                raise BadImage(path, f'{n_bytes} bytes, more than {MAX_BYTES}')
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
             width, height = image.size
             if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise BadImage(path, f'{width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}')
@@ -163,7 +175,7 @@ def to_rgb(image):
 def reason(error, n_bytes):
     """Say in one line why an image file of ``n_bytes`` cannot be decoded."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return 'no image format that Pillow knows' if n_bytes else 'empty file'
+        return f'none of the formats {", ".join(FORMATS)}' if n_bytes else 'empty file'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return ' '.join(str(error).split())[:500] or type(error).__name__

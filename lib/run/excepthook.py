@@ -14,7 +14,9 @@ import time
 import traceback
 
 from lib.communication.collectives import FailedElsewhere, host
-from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError
+from lib.data.decoder_pool import kill_decoders
+from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError, shortage
+from lib.run.terminal import printable, printable_lines
 
 
 def where(mpi_comm):
@@ -29,15 +31,16 @@ def say(text):
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     with contextlib.suppress(OSError):
-        os.write(2, text.encode('utf-8', 'backslashreplace'))
+        os.write(2, printable_lines(text).encode('utf-8', 'backslashreplace'))
 
 
-def end_job(mpi_comm, status):
-    """End every rank with ``status``, without a word more."""
+def end_job(mpi_comm, status, grace=1):
+    """End every rank with ``status``, without a word more, after ``grace`` seconds for the words before."""
+    kill_decoders()
     if mpi_comm.Get_size() > 1:
         # mpirun drops what it has not read from a rank by the time of the abort; and other ranks may have the
         # same to say.
-        time.sleep(1)
+        time.sleep(grace)
         # Should MPI itself be stuck, an exit without MPI_Finalize is what mpirun takes for a failure.
         faulthandler.dump_traceback_later(10, exit=True, file=2)
         with contextlib.suppress(Exception):
@@ -49,8 +52,8 @@ def install_excepthook(mpi_comm, patience=120):
     """Make the end of one rank the end of the job. Called by all ranks together.
 
     An uncaught exception, KeyboardInterrupt included, in the main or any other thread: one message with
-    rank, host, exception and traceback, then ``MPI_Abort`` with status 1. A :class:`~lib.errors.UserError`:
-    one line without a traceback, status 2.
+    rank, host, exception and traceback, then ``MPI_Abort`` with status 1. A :class:`~lib.errors.UserError`,
+    or a lack of memory or threads: one line without a traceback, status 2.
 
     A rank that leaves otherwise (``sys.exit``, a return) meets the others at the exit: if they have not come
     within ``patience`` seconds it left alone, and ends the job with status 1.
@@ -65,7 +68,8 @@ def install_excepthook(mpi_comm, patience=120):
         try:
             if isinstance(error, FailedElsewhere):
                 time.sleep(10)  # for the rank with the fault to report it and end the job
-            status = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAULT
+            mendable = isinstance(error, UserError) or shortage(error)
+            status = EXIT_USER_ERROR if mendable else EXIT_FAULT
             say(_report(who + thread, error))
         finally:
             end_job(mpi_comm, status)
@@ -88,6 +92,8 @@ def install_excepthook(mpi_comm, patience=120):
 def _report(who, error):
     if isinstance(error, UserError):
         return f'{who}: {error}\n'
+    if shortage(error):
+        return f'{who}: {printable(shortage(error))}\n'
     message = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
     trace = traceback.format_exception(type(error), error, error.__traceback__)
     return f'{who}: {message}\n' + ''.join(trace)

@@ -11,6 +11,11 @@ def launched_rank():
     return _from_environment(_RANK_VARIABLES, 0)
 
 
+def is_launched():
+    """Whether a launcher started this process, or a user did who runs it alone."""
+    return any(os.environ.get(name, '').isdigit() for name in _RANK_VARIABLES)
+
+
 def launched_size():
     """Return the number of processes that the launcher started; 1 when launched alone."""
     return _from_environment(_SIZE_VARIABLES, 1)

@@ -11,10 +11,11 @@ import errno
 import fcntl
 import os
 import platform
-import sys
 import time
 
 from lib.errors import UserError
+from lib.run import terminal
+from lib.run.terminal import printable
 
 NAME = 'lock'
 
@@ -52,8 +53,8 @@ def hold(out, wait=0):
         file, holder = _try(path)
         while file is None and time.monotonic() < deadline:
             if not waiting:
-                print(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its end',
-                      file=sys.stderr, flush=True)
+                terminal.say(printable(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its '
+                                       'end'))
                 waiting = True
             time.sleep(_POLL)
             file, holder = _try(path)
@@ -81,7 +82,9 @@ def _is_at(path, file):
 def _try(path):
     """``(file, None)`` if the lock is now this process's, ``(None, who)`` if it is another's."""
     with contextlib.ExitStack() as unless_held:
-        file = unless_held.enter_context(open(path, 'a+'))
+        # What is held is emptied: never through a link that somebody has put there.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = unless_held.enter_context(open(descriptor, 'r+'))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             removed = not _is_at(path, file)
@@ -91,8 +94,8 @@ def _try(path):
                 return None, file.read() or 'another process'
             removed = error.errno in (errno.ENOENT, errno.ESTALE)
             if not removed:
-                print(f'{path}: this file system has no locks ({error.strerror}): a second run into the same '
-                      'directory would not be noticed', file=sys.stderr, flush=True)
+                terminal.say(printable(f'{path}: this file system has no locks ({error.strerror}): a second '
+                                       'run into the same directory would not be noticed'))
         if removed:  # by a run that ended since it was opened
             return _try(path)
         file.truncate(0)

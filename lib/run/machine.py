@@ -7,7 +7,7 @@ import platform
 import sys
 
 from lib.communication.collectives import group, host, name_ranks
-from lib.compiled import loops, vectors
+from lib.compiled import loops, outdated, vectors
 from lib.errors import UserError
 from lib.run.devices import CUDNN_8_CAPABILITY, INSTALL, compute_capability, in_one_line, missing_for_gpus
 from lib.run.launcher import launched_size
@@ -116,6 +116,12 @@ def _cpu_name():
 
 def notes(communicator):
     """Say what the device's software is, and what it lacks with the remedy: lines for the start of a run."""
+    return [*_of_device(communicator), *(
+        f'lib/compiled/{name} was compiled from other sources than lie here, and is not used: install again'
+        for name in outdated)]
+
+
+def _of_device(communicator):
     if communicator == 'naive':
         missing = missing_for_gpus()
         return [f'computing on the CPU: {missing}' if missing else

@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from lib import files
 from lib.checkpoint import directory
 from lib.errors import FINISHED_MARK, UserError
 from lib.run import lock
@@ -11,6 +12,7 @@ from lib.run import lock
 WEIGHTS = 'model.npz'
 FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
          FINISHED_MARK)
+EVENTS = 'events.out.tfevents.'  # TensorBoard's, one per start
 
 
 def prepare(out, resume, force):
@@ -24,25 +26,28 @@ def prepare(out, resume, force):
     Raises:
         UserError: If it holds something that is neither continued nor given up, or cannot be written.
     """
-    probe = os.path.join(out, f'.writable-{os.getpid()}')
+    probe = os.path.join(out, '.writable')
     try:
         os.makedirs(out, exist_ok=True)
         entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
-        try:
-            with open(probe, 'wb') as file:
-                file.write(b'\0' * 4096)
-        finally:
-            with contextlib.suppress(OSError):
-                os.remove(probe)
+        files.write(probe, lambda file: file.write(b'\0' * 4096), 'wb')
+        os.remove(probe)
     except OSError as error:
         raise UserError(f'--out {out}: cannot be written ({error.strerror}); choose another directory '
                         'or make room') from None
+    for name in FILES:
+        path = os.path.join(out, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            raise UserError(f'{path}: a directory, where a run writes a file; move it away or choose another '
+                            '--out')
     if entries and not force and not (resume and _continues(resume, out)):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
         try:
-            clear(out, [FINISHED_MARK])
+            # Event files join into one curve, whose steps would go back.
+            events = [name for name in entries if name.startswith(EVENTS)]
+            clear(out, [FINISHED_MARK, *events])
             directory.remove_all(out)
         except OSError as error:
             raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '

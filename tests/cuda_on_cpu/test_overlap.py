@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from jobs.faults import soak
+from jobs.faults import observation
 from tests.cuda_on_cpu.test_training import FLOAT16, FLOAT32, MIXED16, WIDE, largest_difference, weights
 
 KINDS = {
@@ -32,7 +32,7 @@ def ended(run):
 @pytest.mark.parametrize('variant', ['CuPy 13', 'CuPy 14'])
 def test_during_backward_the_bits_are_those_of_an_exchange_after_it(ended, variant, kind):
     folder = ended(variant)
-    assert soak.differences(folder / f'{kind} during', folder / f'{kind} after') == []
+    assert observation.differences(folder / f'{kind} during', folder / f'{kind} after') == []
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -1,3 +1,4 @@
+import os
 import types
 
 from lib.communication import collectives
@@ -126,3 +127,13 @@ def test_iteration_that_failed_is_left_out(exchanges):
     extension = extension_of(timer)
     extension.initialize(trainer_at(0))
     assert report_of(extension)['data_time'] == pytest.approx(0.3)
+
+
+def test_a_link_or_a_pipe_in_the_files_place_is_replaced_and_not_written_to(tmp_path):
+    (tmp_path / 'precious').write_text('text')
+    (tmp_path / 'link').symlink_to(tmp_path / 'precious')
+    os.mkfifo(tmp_path / 'pipe')
+    for name in ('link', 'pipe'):
+        extension_of(Timer(), tmp_path / name).initialize(trainer_at(3))
+        assert (tmp_path / name).read_text() == HEADER
+    assert (tmp_path / 'precious').read_text() == 'text'

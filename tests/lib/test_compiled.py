@@ -3,10 +3,11 @@
 The tests of lib.optimizers, lib.communication.wire and lib.data.normalization run with them and without.
 """
 
-from lib import optimizers
+from lib import compiled, optimizers
 from lib.communication import wire
-from lib.compiled import loops
+from lib.compiled import loops, sources
 from lib.data import normalization
+from lib.run import machine
 
 import numpy as np
 import pytest
@@ -142,3 +143,22 @@ def test_arrays_are_let_go_of_in_the_end():
         except (TypeError, ValueError):
             pass
         theta.release()  # raises if it is still held
+
+
+@pytest.mark.parametrize('built_from', ['other sources', None])
+def test_what_was_compiled_from_other_sources_is_not_used_which_is_said(monkeypatch, built_from):
+    monkeypatch.setattr(compiled, 'outdated', [])
+    monkeypatch.setattr(machine, 'outdated', compiled.outdated)
+    assert compiled._import('_loops', *sources.LOOPS) is loops
+    assert not any('compiled from other' in line for line in machine.notes('naive'))
+    if built_from is None:  # before builds said what they were made from
+        monkeypatch.delattr(loops, 'sources')
+    else:
+        monkeypatch.setattr(loops, 'sources', built_from)
+    assert compiled._import('_loops', *sources.LOOPS) is None
+    assert 'lib/compiled/_loops was compiled from other sources' in machine.notes('naive')[-1]
+
+
+def test_an_installation_without_sources_uses_what_was_compiled(monkeypatch):
+    monkeypatch.setattr(sources, 'fingerprint', lambda *names: None)
+    assert compiled._import('_loops', *sources.LOOPS) is loops

@@ -12,6 +12,7 @@ import pytest
 
 import models
 from models.small_resnet import SmallResNet
+from tests.lib.checkpoint.examples import description
 
 # What the blocks of ResNet-50 were called in files of format 1, in the order of execution.
 RESNET50_BEFORE = {'res2': '021', 'res3': '0321', 'res4': '054321', 'res5': '021'}
@@ -133,7 +134,7 @@ def test_a_checkpoint_written_before_continues_to_the_same_bits(tmp_path):
     arrays = state.flatten(before.model, before.optimizer)
     arrays['workers/statistics'] = before.statistics.rows_on_host()
     assert 'model/format' not in arrays
-    file.write(tmp_path / 'a.npz', arrays, {})
+    file.write(tmp_path / 'a.npz', arrays, description())
 
     resumed = Training(Network(2))
     arrays, _ = file.read(tmp_path / 'a.npz')
@@ -150,7 +151,7 @@ def test_a_checkpoint_written_today_is_read_as_it_was_written(tmp_path):
     training.step(0)
     arrays = state.flatten(training.model, training.optimizer)
     arrays['workers/statistics'] = training.statistics.rows_on_host()
-    file.write(tmp_path / 'a.npz', arrays, {})
+    file.write(tmp_path / 'a.npz', arrays, description())
     assert same(file.read(tmp_path / 'a.npz')[0], arrays)
 
 
@@ -158,9 +159,9 @@ def test_a_newer_format_is_refused_by_name_and_never_passed_over(tmp_path):
     model = Network(0)
     optimizer = RMSpropWarmup(lr=0.01).setup(model)
     arrays = state.flatten(model, optimizer)
-    file.write(directory.path_of(tmp_path, 1), arrays, {})
+    file.write(directory.path_of(tmp_path, 1), arrays, description())
     newer = directory.path_of(tmp_path, 2)
-    file.write(newer, {**arrays, 'model/format': np.array(3)}, {})
+    file.write(newer, {**arrays, 'model/format': np.array(3)}, description())
     saved = tmp_path / 'model.npz'
     np.savez(saved, **{**chainer.serializers.npz.serialize(model), 'format': 3})
     for path, load in ((newer, lambda: directory.newest_valid(tmp_path, pytest.fail)),

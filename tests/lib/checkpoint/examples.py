@@ -15,7 +15,14 @@ ARRAYS = {
     'empty': np.empty((0, 4), np.float64),
     'flags': np.array([True, False]),
 }
-DESCRIPTION = {'job': {'seed': 0, 'arch': 'resnet8'}, 'iteration': 7, 'epoch': 0.1, 'log': [{'lr': 1e-3}]}
+
+
+def description(iteration=7, **more):
+    """What a checkpoint has to say of itself, at least."""
+    return {'job': {'seed': 0, 'arch': 'resnet8', 'iterations': 10 ** 9}, 'iteration': iteration,
+            'log': [{'epoch': 0.1, 'iteration': 1, 'lr': 1e-3}], 'elapsed_time': 1.5, **more}
+
+
 BIG = {'a': np.arange(100_000)}
 
 WRITER = '''
@@ -24,8 +31,9 @@ import numpy as np
 from lib.checkpoint import directory, file
 arrays = {'a': np.arange(100_000)}
 print('ready', flush=True)
+described = {'job': {}, 'log': [], 'elapsed_time': 0}
 for iteration in range(1, 1000000):
-    file.write(directory.path_of(sys.argv[1], iteration), arrays, {'iteration': iteration})
+    file.write(directory.path_of(sys.argv[1], iteration), arrays, {**described, 'iteration': iteration})
     print(iteration, flush=True)
 '''
 
@@ -38,7 +46,7 @@ def same(arrays, others):
 
 def open_full(path, mode):
     open(path, mode).close()
-    return open('/dev/full', mode)
+    return open('/dev/full', 'wb')
 
 
 def foreign_files(directory):
@@ -62,7 +70,7 @@ def foreign_files(directory):
 
 def write_iterations(out, *iterations):
     for iteration in iterations:
-        file.write(directory.path_of(out, iteration), ARRAYS, {'iteration': iteration})
+        file.write(directory.path_of(out, iteration), ARRAYS, description(iteration))
 
 
 def damage(path):

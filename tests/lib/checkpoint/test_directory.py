@@ -15,6 +15,7 @@ from lib.errors import UserError
 import numpy as np
 import pytest
 
+from tests.lib.checkpoint import examples
 from tests.lib.checkpoint.examples import ARRAYS, WRITER, damage, iterations_of, same, write_iterations
 
 
@@ -37,7 +38,7 @@ def test_newest_valid_passes_damaged_ones_over_and_names_them(tmp_path):
     said = []
     path, arrays, description = directory.newest_valid(tmp_path, said.append)
     assert path == directory.path_of(tmp_path, 1)
-    assert same(arrays, ARRAYS) and description == {'iteration': 1}
+    assert same(arrays, ARRAYS) and description == examples.description(1)
     assert ['00000003' in said[0], '00000002' in said[1], len(said)] == [True, True, 2]
 
 
@@ -56,26 +57,26 @@ def test_checkpoints_that_are_all_damaged_are_not_taken_for_none(tmp_path):
     assert iterations_of(tmp_path) == [2, 1]
 
 
-def no_permission(path, mode):
+def no_permission(path):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def bad_disk(path, mode):
+def bad_disk(path):
     class Bad(io.FileIO):
         def readinto(self, buffer):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    return io.BufferedReader(Bad(path, mode))
+    return io.BufferedReader(Bad(path))
 
 
-def disk_that_is_bad_behind_the_directory_of_the_zip(path, mode):
+def disk_that_is_bad_behind_the_directory_of_the_zip(path):
     class Bad(io.FileIO):
         def readinto(self, buffer):
             if self.tell() < 100:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return super().readinto(buffer)
 
-    return io.BufferedReader(Bad(path, mode), 64)
+    return io.BufferedReader(Bad(path), 64)
 
 
 @pytest.fixture(params=['no permission', 'bad disk', 'bad sector', 'no memory'])
@@ -85,24 +86,25 @@ def unreadable(request, monkeypatch):
         'no permission': (no_permission, 'Permission denied'),
         'bad disk': (bad_disk, 'Input/output error'),
         'bad sector': (disk_that_is_bad_behind_the_directory_of_the_zip, 'Input/output error'),
-        'no memory': (open, 'Unable to allocate'),
+        'no memory': (files.open_regular, 'Unable to allocate'),
     }[request.param]
 
     def make(*iterations):
         faulty = tuple(f'iteration-{iteration:08d}.npz' for iteration in iterations)
         opened = []
+        open_regular = files.open_regular
 
-        def open_some(path, mode):
+        def open_some(path):
             opened.append(str(path))
-            return (open_faulty if str(path).endswith(faulty) else open)(path, mode)
+            return (open_faulty if str(path).endswith(faulty) else open_regular)(path)
 
         def allocate(shape, dtype):
             if opened[-1].endswith(faulty):
                 raise MemoryError(reason)
             return np.zeros(shape, dtype)
 
-        monkeypatch.setattr(file, 'open', open_some, raising=False)
-        if open_faulty is open:
+        monkeypatch.setattr(files, 'open_regular', open_some)
+        if open_faulty is open_regular:
             monkeypatch.setattr(np, 'empty', allocate)
         return reason
 
@@ -116,7 +118,7 @@ def test_unreadable_checkpoint_is_an_error_and_never_passed_over(tmp_path, unrea
         directory.newest_valid(tmp_path, pytest.fail)
     with pytest.raises(UnreadableCheckpoint, match=reason):
         file.read(directory.path_of(tmp_path, 2))
-    assert file.read(directory.path_of(tmp_path, 1))[1] == {'iteration': 1}
+    assert file.read(directory.path_of(tmp_path, 1))[1] == examples.description(1)
 
 
 def test_prune_does_not_take_unreadable_for_damaged(tmp_path, unreadable):
@@ -130,10 +132,10 @@ def test_prune_does_not_take_unreadable_for_damaged(tmp_path, unreadable):
 def test_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
     write_iterations(tmp_path, 1)
 
-    def listdir(path):
+    def refuse(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(os, 'listdir', listdir)
+    monkeypatch.setattr(os, 'scandir', refuse)
     with pytest.raises(UnreadableCheckpoint, match='checkpoint: cannot be read now .Permission denied'):
         directory.newest_valid(tmp_path, pytest.fail)
 
@@ -185,6 +187,29 @@ def test_remove_all_leaves_other_files(tmp_path):
     assert os.listdir(tmp_path / 'checkpoint') == ['notes']
 
 
+def test_a_directory_of_a_checkpoints_name_stays_and_is_none(tmp_path, capsys):
+    write_iterations(tmp_path, 1, 2, 4, 5)
+    directory.path_of(tmp_path, 3).mkdir()
+    directory.prune(tmp_path, 2)
+    assert iterations_of(tmp_path) == [5, 4]
+    assert directory.path_of(tmp_path, 3).is_dir()
+    directory.remove_all(tmp_path)
+    assert iterations_of(tmp_path) == []
+    assert capsys.readouterr() == ('', '')
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named_and_the_others_go(tmp_path, capsys, monkeypatch):
+    def refuse(path):
+        if path == directory.path_of(tmp_path, 2):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(path)
+
+    write_iterations(tmp_path, 1, 2, 3, 4)
+    unlink = os.unlink
+    monkeypatch.setattr(os, 'unlink', refuse)
+    directory.prune(tmp_path, 1)
+    assert iterations_of(tmp_path) == [4, 2]
+    assert '00000002.npz was not removed (Permission denied); training' in capsys.readouterr().err
 
 
 def test_a_killed_writer_leaves_no_half_file_under_a_checkpoints_name(tmp_path):

@@ -16,38 +16,40 @@ from lib.errors import UserError
 import numpy as np
 import pytest
 
-from tests.lib.checkpoint.examples import ARRAYS, BIG, DESCRIPTION, foreign_files, open_full, same
+from tests.lib.checkpoint.examples import ARRAYS, BIG, description, foreign_files, open_full, same
+
+DESCRIBED = description()
 
 
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / 'checkpoint.npz'
-    file.write(path, ARRAYS, DESCRIPTION)
+    file.write(path, ARRAYS, DESCRIBED)
     return path
 
 
 def test_round_trip_keeps_every_byte_dtype_and_shape(written):
     arrays, description = file.read(written)
     assert same(arrays, ARRAYS)
-    assert description == DESCRIPTION
+    assert description == DESCRIBED
 
 
 def test_equal_content_gives_equal_files(written, tmp_path):
     other = tmp_path / 'other.npz'
-    file.write(other, dict(reversed(ARRAYS.items())), DESCRIPTION)
+    file.write(other, dict(reversed(ARRAYS.items())), DESCRIBED)
     assert other.read_bytes() == written.read_bytes()
 
 
 def test_numpy_alone_reads_a_checkpoint(written):
     with np.load(written, allow_pickle=False) as npz:
         np.testing.assert_array_equal(npz['model/fc/W'], ARRAYS['model/fc/W'])
-        assert json.loads(npz['description'].item()) == DESCRIPTION
+        assert json.loads(npz['description'].item()) == DESCRIBED
 
 
 def test_arrays_in_fortran_order_and_with_gaps_round_trip(tmp_path):
     base = np.arange(24.).reshape(4, 6)
     arrays = {'fortran': np.asfortranarray(base), 'gaps': base[::2, ::3], 'reversed': base[::-1]}
-    file.write(tmp_path / 'a.npz', arrays, {})
+    file.write(tmp_path / 'a.npz', arrays, DESCRIBED)
     read, _ = file.read(tmp_path / 'a.npz')
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)
@@ -61,7 +63,7 @@ def test_arrays_in_fortran_order_and_with_gaps_round_trip(tmp_path):
 ])
 def test_refuses_what_would_need_pickle_and_reserved_names(tmp_path, arrays, error):
     with pytest.raises(error):
-        file.write(tmp_path / 'a.npz', arrays, {})
+        file.write(tmp_path / 'a.npz', arrays, DESCRIBED)
     assert os.listdir(tmp_path) == []
 
 
@@ -77,7 +79,7 @@ def test_every_changed_byte_is_found_or_harmless(tmp_path, flip):
     # Bytes that mean nothing, such as the files' dates in the zip directory, may change unnoticed.
     path = tmp_path / 'a.npz'
     arrays = {'model/W': np.arange(4, dtype=np.float32), 'optimizer/t': np.array(3)}
-    file.write(path, arrays, {'iteration': 3})
+    file.write(path, arrays, DESCRIBED)
     content = path.read_bytes()
     harmless = 0
     with open(path, 'r+b', buffering=0) as changed:
@@ -89,7 +91,7 @@ def test_every_changed_byte_is_found_or_harmless(tmp_path, flip):
                 pass
             else:
                 harmless += 1
-                assert same(read, arrays) and description == {'iteration': 3}, position
+                assert same(read, arrays) and description == DESCRIBED, position
             os.pwrite(changed.fileno(), bytes([byte]), position)
     assert harmless < len(content) / 4
 
@@ -144,6 +146,48 @@ def test_foreign_files_are_named_with_a_reason_on_one_line(tmp_path):
         assert str(path) in str(caught.value) and '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('key', ['job', 'iteration', 'log', 'elapsed_time'])
+@pytest.mark.parametrize('value', ['none', None, 'text', [1], True, {'iterations': 'many'}])
+def test_a_description_without_what_a_run_continues_from_is_damage(tmp_path, key, value):
+    forged = description()
+    if value == 'none':
+        del forged[key]
+    else:
+        forged[key] = value
+    file.write(tmp_path / 'a.npz', ARRAYS, forged)
+    with pytest.raises(DamagedCheckpoint):
+        file.read(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('forged', [
+    description(10 ** 12), description(-1), description(7.0),
+    description(log=[{'epoch': '1', 'iteration': 1}]), description(log=[{}]), description(log=['row']),
+    [], 'text', 7, None])
+def test_a_description_that_no_run_has_written_is_damage(tmp_path, forged):
+    file.write(tmp_path / 'a.npz', ARRAYS, forged)
+    with pytest.raises(DamagedCheckpoint):
+        file.read(tmp_path / 'a.npz')
+
+
+def test_a_description_takes_a_byte_per_character(tmp_path):
+    rows = [{'epoch': row, 'iteration': row} for row in range(10_000)]
+    file.write(tmp_path / 'a.npz', {}, description(log=rows))
+    characters = len(json.dumps(description(log=rows), separators=(',', ':')))
+    assert characters < os.path.getsize(tmp_path / 'a.npz') < characters + 2000
+
+
+def test_descriptions_of_four_bytes_per_character_are_still_read(tmp_path, monkeypatch):
+    # As files had them before: a Unicode array, with spaces.
+    asarray = np.asarray
+    monkeypatch.setattr(np, 'asarray', lambda value, *rest, **more: asarray(
+        json.dumps(json.loads(value)) if isinstance(value, bytes) else value, *rest, **more))
+    file.write(tmp_path / 'a.npz', ARRAYS, DESCRIBED)
+    monkeypatch.undo()
+    with np.load(tmp_path / 'a.npz') as npz:
+        assert npz['description'].dtype.kind == 'U'
+    assert file.read(tmp_path / 'a.npz')[1] == DESCRIBED
+
+
 def test_damaged_checkpoint_can_be_sent_to_another_process():
     error = pickle.loads(pickle.dumps(DamagedCheckpoint('a.npz', 'empty file')))
     assert (error.path, error.reason) == ('a.npz', 'empty file')
@@ -159,12 +203,10 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-
-
 def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(written, small_files_only):
     before = written.read_bytes()
     with pytest.raises(OSError) as caught:
-        file.write(written, BIG, {})
+        file.write(written, BIG, DESCRIBED)
     assert caught.value.errno == errno.EFBIG
     assert written.read_bytes() == before
     assert os.listdir(written.parent) == [written.name]
@@ -175,7 +217,7 @@ def test_a_full_disk_is_an_oserror_and_the_temporary_file_goes(written, monkeypa
     monkeypatch.setattr(files, 'open', open_full, raising=False)
     for arrays in ({'a': np.zeros(1)}, BIG):  # fails at the flush, and while writing
         with pytest.raises(OSError) as caught:
-            file.write(written, arrays, {})
+            file.write(written, arrays, DESCRIBED)
         assert caught.value.errno == errno.ENOSPC
     assert written.read_bytes() == before
     assert os.listdir(written.parent) == [written.name]
@@ -187,7 +229,7 @@ def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, 'fsync', lambda fd: (events.append(os.readlink(f'/proc/self/fd/{fd}')), fsync(fd)))
     monkeypatch.setattr(os, 'replace', lambda *names: (events.append('rename'), replace(*names)))
-    file.write(tmp_path / 'a.npz', ARRAYS, {})
+    file.write(tmp_path / 'a.npz', ARRAYS, DESCRIBED)
     content, rename, directory = events
     assert content.startswith(f'{tmp_path}/a.npz.')
     assert (rename, directory) == ('rename', str(tmp_path))

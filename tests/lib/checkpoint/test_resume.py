@@ -1,12 +1,21 @@
 """What must agree between a checkpoint and the job that resumes from it."""
 
+import types
 
-from lib.checkpoint import file, resume
+from lib import recipe
+from lib.checkpoint import directory, file, resume
+from lib.errors import UserError
+from lib.plan import Plan
+
+import numpy as np
+import pytest
+
+from tests.lib.checkpoint.examples import ARRAYS, description
 
 
 def test_equal_jobs_have_no_differences_after_a_round_trip(tmp_path):
     job = {'seed': 0, 'betas': (10, 5.5), 'recipe': {'transition': 'continuous', 'eta_scale': 1 / 3}}
-    file.write(tmp_path / 'a.npz', {}, {'job': job})
+    file.write(tmp_path / 'a.npz', {}, description(job=job))
     assert resume.compare_jobs(file.read(tmp_path / 'a.npz')[1]['job'], job) == []
 
 
@@ -19,3 +28,60 @@ def test_differences_are_spelled_out():
         'new: not given in the checkpoint, null now',
         'gone: true in the checkpoint, not given now',
     ]
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """``resumed(**arrays)``: what a job of one process finds of its own checkpoint with these arrays."""
+    plan = Plan(recipe.PUBLISHED['goyal'], 'resnet8', 32, 10, (1000,), 6, 64, 8, 'data', 2, processes=1)
+    alone = types.SimpleNamespace(rank=0, size=1, allgather=lambda value: [value], bcast=lambda value: value)
+    comm = types.SimpleNamespace(rank=0, size=1, mpi_comm=alone)
+
+    def resume_from(**arrays):
+        file.write(directory.path_of(tmp_path, 3), {**ARRAYS, **arrays},
+                   description(3, job=plan.identity()))
+        return resume.load('auto', tmp_path, comm, plan)
+    return resume_from
+
+
+SUMS = np.zeros((1, 3))
+
+
+ROWS = np.zeros((2, 6), np.float32)
+WHOLE = {'log/sums': SUMS, 'workers/statistics': ROWS}
+
+
+def test_a_job_finds_its_checkpoint(resumed):
+    assert resumed(**WHOLE).iteration == 3
+
+
+@pytest.mark.parametrize('arrays, missing', [
+    ({}, 'sums of the log'),
+    ({'log/sums': np.zeros(3)}, 'sums of the log'),
+    ({'log/sums': np.zeros((1, 2))}, 'sums of the log'),
+    ({'log/sums': np.array(['a'])}, 'sums of the log'),
+    ({'log/sums': SUMS}, "workers' statistics"),
+    ({'log/sums': SUMS, 'workers/statistics': np.zeros((2, 5), np.float32)}, "workers' statistics"),
+    ({'log/sums': SUMS}, "workers' statistics"),
+    ({'log/sums': SUMS, 'workers/statistics': np.zeros((1, 6), np.float32)}, "workers' statistics"),
+])
+def test_rows_that_are_missing_or_of_another_shape_are_damage(resumed, arrays, missing):
+    with pytest.raises(UserError, match=f'without the {missing}'):
+        resumed(**arrays)
+
+
+def test_an_older_checkpoint_serves_where_the_newest_counts_too_far(resumed, tmp_path, capsys):
+    found = resumed(**WHOLE)
+    file.write(directory.path_of(tmp_path, 4), WHOLE,
+               {**found.description, 'iteration': 10 ** 12})
+    assert resumed(**WHOLE).path.endswith('00000003.npz')
+    assert 'iteration 1000000000000 of 90' in capsys.readouterr().err
+
+
+def test_a_name_from_a_checkpoint_reaches_the_terminal_printable(resumed, tmp_path):
+    resumed(**WHOLE)
+    foreign = description(job={'\x1b[2J': 'x\n\x9b31m'})
+    file.write(directory.path_of(tmp_path, 4), WHOLE, foreign)
+    with pytest.raises(UserError) as caught:
+        resumed(**WHOLE)
+    assert str(caught.value).isprintable() and r'\x1b[2J: x\n\x9b31m in the checkpoint' in str(caught.value)

@@ -11,7 +11,7 @@ import chainer.links as L
 import numpy as np
 import pytest
 
-from tests.lib.checkpoint.examples import same
+from tests.lib.checkpoint.examples import description, same
 
 
 class Network(chainer.Chain):
@@ -48,7 +48,7 @@ def train(model, optimizer, first, last):
 def test_a_restored_run_continues_to_the_same_bytes(tmp_path, dtype, used):
     model, optimizer = make(dtype=dtype)
     train(model, optimizer, 0, 3)
-    file.write(tmp_path / 'a.npz', state.flatten(model, optimizer), {})
+    file.write(tmp_path / 'a.npz', state.flatten(model, optimizer), description())
     train(model, optimizer, 3, 6)
 
     resumed, its_optimizer = make(dtype=dtype, seed=1)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import models
-from tests.lib.checkpoint.examples import foreign_files, same
+from tests.lib.checkpoint.examples import description, foreign_files, same
 
 DESCRIPTION = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3,
                'classes': ['ant', 'b\udcffe', 'cat'], 'image_mean': [0.485, 0.456, 0.406],
@@ -97,8 +97,6 @@ def test_a_layer_to_skip_that_is_none_is_refused_with_their_names(tmp_path):
 def test_files_that_are_no_weights_are_user_errors(tmp_path):
     np.savez(tmp_path / 'description.npz', description=np.array('no JSON'))
     for path in foreign_files(tmp_path):
-        if path.name == 'pipe.npz':  # opening it would wait for its writer
-            continue
         with pytest.raises(UserError) as caught:
             weights.load(path, Network())
         assert str(path) in str(caught.value) and '\n' not in str(caught.value)
@@ -125,9 +123,10 @@ def run(tmp_path):
     for iteration in (1, 2):
         model = networks[iteration] = models.build('resnet8', 3, seed=iteration)
         optimizer = RMSpropWarmup(lr=0.01).setup(model)
-        job = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3, 'seed': 0}
+        job = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3, 'seed': 0, 'iterations': 2}
+        network = {'network': DESCRIPTION} if iteration == 2 else {}
         file.write(directory.path_of(tmp_path, iteration), state.flatten(model, optimizer),
-                         {'job': job, 'network': DESCRIPTION} if iteration == 2 else {'job': job})
+                   description(iteration, job=job, **network))
     return types.SimpleNamespace(out=tmp_path, networks=networks)
 
 
@@ -186,3 +185,16 @@ def test_a_network_is_built_in_the_precision_that_it_was_trained_in():
         assert model.fc.W.dtype == np.float16 and chainer.global_config.dtype == chainer.mixed16
     finally:
         chainer.global_config.dtype = before
+
+
+@pytest.mark.parametrize('forged', [
+    [], 'text', {'arch': 1}, {'insize': '24'}, {'insize': 0}, {'n_class': 10 ** 12}, {'dtype': 'object'},
+    {'n_class': 3, 'classes': ['a', 'b']}, {'n_class': 1, 'classes': [[]]}])
+def test_a_description_that_no_run_has_written_is_a_user_error(tmp_path, forged):
+    weights.save(tmp_path / 'model.npz', models.build('resnet8', 3), forged)
+    with pytest.raises(UserError, match='its description is none of a network'):
+        weights.read(tmp_path / 'model.npz')
+    job = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3}
+    file.write(tmp_path / 'checkpoint.npz', {}, description(job=job, network=forged))
+    with pytest.raises(UserError, match='its description is none of a network'):
+        weights.read(tmp_path / 'checkpoint.npz')

@@ -12,14 +12,14 @@ from lib.checkpoint.writer import BackgroundWriter
 import numpy as np
 import pytest
 
-from tests.lib.checkpoint.examples import ARRAYS, BIG, WRITER, iterations_of, open_full, same
+from tests.lib.checkpoint.examples import ARRAYS, BIG, WRITER, description, iterations_of, open_full, same
 
 
 def test_background_writes_are_complete_at_close(tmp_path):
     writer = BackgroundWriter()
     done = []
     for iteration in (1, 2, 3):
-        assert writer.submit(directory.path_of(tmp_path, iteration), ARRAYS, {'iteration': iteration},
+        assert writer.submit(directory.path_of(tmp_path, iteration), ARRAYS, description(iteration),
                              done.append) is None
     assert writer.close() is None
     assert done == [directory.path_of(tmp_path, iteration) for iteration in (1, 2, 3)]
@@ -72,7 +72,8 @@ def test_a_background_fault_that_no_disk_explains_is_raised():
 
 def test_a_program_that_ends_without_close_finishes_its_file(tmp_path):
     code = (WRITER.split('print')[0] + 'from lib.checkpoint.writer import BackgroundWriter\n'
-            'BackgroundWriter().submit(directory.path_of(sys.argv[1], 1), {"a": np.zeros(3_000_000)}, {})')
+            'BackgroundWriter().submit(directory.path_of(sys.argv[1], 1), {"a": np.zeros(3_000_000)},\n'
+            '                          {"job": {}, "log": [], "elapsed_time": 0, "iteration": 1})')
     subprocess.run([sys.executable, '-c', code, tmp_path], check=True,
                    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     assert iterations_of(tmp_path) == [1]

@@ -1,6 +1,7 @@
 """The exchange of gradients, on one process and on several ranks; test_wire.py has its arithmetic."""
 
 import gc
+import os
 import pathlib
 import subprocess
 import sys
@@ -131,3 +132,14 @@ def test_wrong_argument_is_named_in_one_line(arguments, named):
 @pytest.mark.parametrize('ranks', [2, 3, 4])
 def test_on_ranks(assert_on_ranks, ranks, case):
     assert_on_ranks(SCRIPT, ranks, case)
+
+
+def test_a_process_without_a_launcher_makes_no_segment_in_shared_memory():
+    program = ('import os; from lib.communication import communicators\n'
+               'size = communicators.world().Get_size()\n'
+               'print(size, "/sm_segment." in open("/proc/self/maps").read(), "OMPI_MCA_btl" in os.environ)')
+    alone = {name: value for name, value in os.environ.items()
+             if not name.startswith(('OMPI_', 'PMI', 'SLURM_'))}
+    done = subprocess.run([sys.executable, '-c', program], text=True, capture_output=True, cwd=ROOT,
+                          env=alone)
+    assert done.stdout == '1 False False\n', done.stderr

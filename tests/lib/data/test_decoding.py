@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+from lib import files
 from lib.data.augmentation import training_crop
 from lib.data.decoding import load_training, load_validation
 from lib.errors import BadImage
@@ -147,14 +148,10 @@ def test_grayscale_gives_three_equal_channels(tmp_path, suffix):
     assert (image == image[..., :1]).all() and image.std() > 5
 
 
-@pytest.mark.parametrize('bits', ['>u2', '<u2'])
-def test_sixteen_bit_gray_is_scaled_to_eight(tmp_path, bits):
+@pytest.mark.parametrize('name, bits', [('a.tif', '>u2'), ('a.tif', '<i4'), ('a.png', '<u2')])
+def test_sixteen_bit_gray_is_scaled_to_eight(tmp_path, name, bits):
     levels = np.repeat(np.arange(64, dtype=np.uint16)[:, None] * 1000, 64, axis=1)
-    if bits == '>u2':
-        (tmp_path / 'a.pgm').write_bytes(b'P5 64 64 65535\n' + levels.astype('>u2').tobytes())
-        path = str(tmp_path / 'a.pgm')
-    else:
-        path = save(Image.fromarray(levels), tmp_path / 'a.png')
+    path = save(Image.fromarray(levels.astype(bits)), tmp_path / name)
     eight = save(Image.fromarray(np.round(levels / 257).astype(np.uint8)), tmp_path / 'eight.png')
     assert np.array_equal(load_validation(path, 32), load_validation(eight, 32))
 
@@ -225,11 +222,20 @@ def truncated(tmp_path, suffix):
     (tmp_path / 'bad').write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
+def sparse(tmp_path, n_bytes):
+    photo(8, 8).save(tmp_path / 'bad', 'PNG')
+    os.truncate(tmp_path / 'bad', n_bytes)
+
+
 BAD = {
     'missing': (lambda tmp_path: None, 'No such file'),
     'empty': (lambda tmp_path: (tmp_path / 'bad').write_bytes(b''), 'empty file'),
-    'text': (lambda tmp_path: (tmp_path / 'bad').write_bytes(b'no image\n' * 100), 'no image format'),
-    'directory': (lambda tmp_path: (tmp_path / 'bad').mkdir(), 'directory'),
+    'text': (lambda tmp_path: (tmp_path / 'bad').write_bytes(b'no image\n' * 100), 'none of the formats'),
+    'directory': (lambda tmp_path: (tmp_path / 'bad').mkdir(), 'not a regular file'),
+    'named pipe': (lambda tmp_path: os.mkfifo(tmp_path / 'bad'), 'not a regular file'),
+    'endless': (lambda tmp_path: (tmp_path / 'bad').symlink_to('/dev/zero'), 'not a regular file'),
+    'large': (lambda tmp_path: sparse(tmp_path, (256 << 20) + 1), '268435457 bytes, more than 268435456'),
+    'EPS': (lambda tmp_path: photo(8, 8).save(tmp_path / 'bad', 'EPS'), 'none of the formats JPEG'),
     'half a JPEG': (lambda tmp_path: truncated(tmp_path, 'jpg'), 'truncated'),
     'half a PNG': (lambda tmp_path: truncated(tmp_path, 'png'), ''),
     'half a GIF': (lambda tmp_path: truncated(tmp_path, 'gif'), ''),
@@ -254,7 +260,7 @@ def test_unreadable_file_is_a_bad_image(monkeypatch):
     def refuse(path):  # root may read everything
         raise PermissionError(errno.EACCES, 'Permission denied', path)
 
-    monkeypatch.setattr(Image, 'open', refuse)
+    monkeypatch.setattr(files, 'open_regular', refuse)
     with pytest.raises(BadImage, match='a.png: .*Permission denied'):
         load_validation('a.png', 32)
 

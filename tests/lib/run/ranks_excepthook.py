@@ -34,6 +34,15 @@ def user_error():
     wait_for_the_other()
 
 
+def shortage():
+    if rank == 1:
+        try:
+            raise MemoryError('98 MiB')
+        finally:
+            raise ImportError('failed to map segment')
+    wait_for_the_other()
+
+
 def thread():
     if rank == 1:
         def work():

@@ -15,6 +15,7 @@ HOST = re.escape(os.uname().nodename)
 @pytest.mark.parametrize('case, status, message', [
     ('exception', 1, rf'^rank 1 of 2 on host {HOST}: ValueError: a batch\nof nothing\nTraceback '),
     ('user_error', 2, rf'^rank 1 of 2 on host {HOST}: train.txt: 3 columns, expected 2\n'),
+    ('shortage', 2, rf'^rank 1 of 2 on host {HOST}: out of memory \(98 MiB\); use a .*\n(?!Traceback)'),
     ('thread', 1, rf'^rank 1 of 2 on host {HOST}, thread loader: ValueError: in the loader\nTraceback '),
     ('exit_alone', 1, rf'^rank 1 of 2 on host {HOST}: left the job, and the others did not follow'),
     ('wrong_sums', 1, rf'^rank . of 2 on host {HOST}: RuntimeError: an all-reduce of known values'),
@@ -77,7 +78,7 @@ excepthook.install_excepthook(Comm())
 @pytest.mark.parametrize('code, status, message', [
     ('1 / 0', 1, 'ZeroDivisionError: division by zero'),
     ('raise KeyboardInterrupt', 1, 'KeyboardInterrupt'),
-    ('raise MemoryError', 1, 'MemoryError'),
+    ('raise LookupError', 1, 'LookupError'),
     ('from lib.errors import UserError; raise UserError("no such file")', 2, 'no such file'),
     ('sys.stderr.close(); sys.stdout.close(); sys.stdout = os.fdopen(1, "w"); raise ValueError(1)', 1,
      'ValueError: 1'),

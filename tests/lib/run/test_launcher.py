@@ -30,3 +30,9 @@ def test_mpirun_inside_a_slurm_step_comes_first(monkeypatch):
 def test_empty_variable_says_nothing(monkeypatch):
     monkeypatch.setenv('PMI_SIZE', '')
     assert launcher.launched_size() == 1
+
+
+def test_a_rank_knows_that_it_was_launched(monkeypatch):
+    assert not launcher.is_launched()
+    monkeypatch.setenv('PMIX_RANK', '0')
+    assert launcher.is_launched()

@@ -134,3 +134,12 @@ def test_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file/out: cannot be written'), lock.hold(tmp_path / 'file' / 'out'):
         pass
+
+
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path):
+    (tmp_path / 'precious').write_text('text')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / lock.NAME).symlink_to(tmp_path / 'precious')
+    with pytest.raises(UserError, match='cannot be written'), lock.hold(tmp_path / 'out'):
+        pass
+    assert (tmp_path / 'precious').read_text() == 'text'

@@ -1,9 +1,12 @@
 
+from lib import files
 from lib.checkpoint import directory, file
 from lib.errors import UserError
 from lib.run import lock, output
 
 import pytest
+
+from tests.lib.checkpoint.examples import description
 
 
 def test_missing_directory_is_made(tmp_path):
@@ -29,16 +32,23 @@ def test_run_is_continued_when_asked(tmp_path):
 
 
 def test_force_removes_the_old_runs_checkpoints(tmp_path):
-    file.write(directory.path_of(tmp_path, 3), {}, {})
+    file.write(directory.path_of(tmp_path, 3), {}, description())
     output.prepare(tmp_path, resume=None, force=True)
     assert directory.list_checkpoints(tmp_path) == []
+
+
+def test_force_removes_the_old_runs_event_files_and_nothing_foreign(tmp_path):
+    (tmp_path / 'events.out.tfevents.1763740000.host').write_bytes(b'')
+    (tmp_path / 'notes').write_text('')
+    output.prepare(tmp_path, resume=None, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ['notes']
 
 
 def test_checkpoints_that_cannot_be_removed_are_the_users_to_mend(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied')
 
-    file.write(directory.path_of(tmp_path, 3), {}, {})
+    file.write(directory.path_of(tmp_path, 3), {}, description())
     monkeypatch.setattr(directory, '_remove', refuse)
     with pytest.raises(UserError, match='cannot be removed.*Permission denied'):
         output.prepare(tmp_path, resume=None, force=True)
@@ -50,11 +60,30 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
         output.prepare(tmp_path / 'file' / 'out', resume=None, force=False)
 
 
+def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path, monkeypatch):
+    precious = tmp_path / 'precious'
+    precious.write_text('text')
+    with files.replacing(tmp_path / 'log'):
+        temporary, = (path for path in tmp_path.iterdir() if path != precious)
+    temporary.symlink_to(precious)
+    files.write_json(tmp_path / 'log', [])
+    assert precious.read_text() == 'text'
+    assert (tmp_path / 'log').read_text() == '[]' and not (tmp_path / 'log').is_symlink()
+
+
 def test_checkpoint_of_another_directory_does_not_mix_with_a_run(tmp_path):
     (tmp_path / 'log').write_text('[]')
     output.prepare(tmp_path, resume=str(tmp_path / 'checkpoint' / 'iteration-00000001.npz'), force=False)
     with pytest.raises(UserError, match='not empty'):
         output.prepare(tmp_path, resume='/elsewhere/checkpoint/iteration-00000001.npz', force=False)
+
+
+@pytest.mark.parametrize('name', output.FILES)
+@pytest.mark.parametrize('resume, force', [('auto', False), (None, True)])
+def test_a_directory_in_a_files_place_is_the_users_to_move(tmp_path, name, resume, force):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f'/{name}: a directory, where a run writes a file; move it away'):
+        output.prepare(tmp_path, resume, force)
 
 
 def test_clearing_leaves_what_is_not_a_runs(tmp_path):
@@ -80,7 +109,7 @@ def test_failed_probe_leaves_nothing_behind(tmp_path, monkeypatch):
         return Full()
 
     open_file = open
-    monkeypatch.setattr(output, 'open', open_full, raising=False)
+    monkeypatch.setattr(files, 'open', open_full, raising=False)
     with pytest.raises(UserError, match='No space left'):
         output.prepare(tmp_path, resume=None, force=False)
     assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
-from lib.run.signals import StopRequest
+from lib.run.signals import Stopped, StopRequest
 
 import pytest
 
@@ -11,12 +12,17 @@ NAMES = ['SIGTERM', 'SIGUSR1', 'SIGINT']
 STOP_SIGNALS = [getattr(signal, name) for name in NAMES]
 
 
-@pytest.fixture(autouse=True)
-def handlers_as_before():
-    before = {name: signal.getsignal(getattr(signal, name)) for name in NAMES}
-    yield
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
+@pytest.fixture
+def stop():
+    """A request whose training is under way, installed until the test's end."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    request = StopRequest(STOP_SIGNALS).install(end=lambda status: None)
+    request.begin()
+    request.iteration_done()
+    yield request
+    request.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def send(name):
@@ -24,31 +30,20 @@ def send(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_signal_is_noted_by_name_and_does_not_kill(name):
-    stop = StopRequest(STOP_SIGNALS).install()
+def test_a_signal_is_noted_by_name_and_does_not_kill(stop, name):
     assert stop.received is None
     send(name)
     assert stop.received == name
 
 
-def test_the_first_signal_is_the_one_reported():
-    stop = StopRequest(STOP_SIGNALS).install()
+def test_the_first_signal_is_the_one_reported(stop):
     send('SIGUSR1')
     send('SIGTERM')
     send('SIGINT')
     assert stop.received == 'SIGUSR1'
 
 
-def test_a_second_interrupt_interrupts():
-    stop = StopRequest(STOP_SIGNALS).install()
-    send('SIGINT')
-    with pytest.raises(KeyboardInterrupt):
-        send('SIGINT')
-    assert stop.received == 'SIGINT'
-
-
-def test_installing_again_wins_over_a_library_and_forgets_nothing():
-    stop = StopRequest(STOP_SIGNALS).install()
+def test_installing_again_wins_over_a_library_and_forgets_nothing(stop):
     send('SIGUSR1')
     for name in NAMES:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -57,27 +52,91 @@ def test_installing_again_wins_over_a_library_and_forgets_nothing():
     assert stop.received == 'SIGUSR1'
 
 
-def test_installing_again_leaves_the_second_interrupt_to_the_impatient():
-    stop = StopRequest(STOP_SIGNALS).install()
-    send('SIGINT')
-    stop.install()
-    with pytest.raises(KeyboardInterrupt):
-        send('SIGINT')
+# In a process of its own, whose main thread may be deep in C, where Python runs no handler.
+
+PROGRAM = '''
+import signal, sys
+from lib.run.signals import Stopped, StopRequest
+stop = StopRequest([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]).install()
+def compute():
+    import hashlib
+    print('ready', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 2 ** 31 - 1)
+def wait():
+    print('ready', flush=True)
+    input()
+def train(where):
+    stop.begin()
+    stop.iteration_done()
+    where()
+'''
+
+
+def run(code):
+    process = subprocess.Popen([sys.executable, '-c', PROGRAM + code], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert process.stdout.readline() == 'ready\n'
+    return process
+
+
+def end_of(process):
+    try:
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+    return process.communicate()
 
 
 def test_signals_from_outside_do_not_interrupt_reads_or_end_the_process():
-    code = '''
-import signal
-from lib.run.signals import StopRequest
-stop = StopRequest([signal.SIGTERM]).install()
-print('ready', flush=True)
-assert input() == 'go on'
-print(stop.received)
-'''
-    process = subprocess.Popen([sys.executable, '-c', code], text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
-    assert process.stdout.readline() == 'ready\n'
+    process = run('train(wait)\nprint(stop.received)')
     process.send_signal(signal.SIGTERM)
     assert process.communicate('go on\n')[0] == 'SIGTERM\n'
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize('where', ['wait', 'compute'])
+@pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGINT', 130)])
+def test_a_second_signal_ends_the_process_wherever_it_is(where, name, status):
+    process = run(f'train({where})')
+    process.send_signal(getattr(signal, name))
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    assert end_of(process)[1] == f'rank 0: second {name}: ending at once, without a checkpoint\n'
+    assert process.returncode == status
+
+
+def test_the_launchers_reminder_does_not_end_the_process():
+    process = run('train(wait)')
+    for _ in range(3):
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    assert process.communicate('go on\n')[1] == '' and process.returncode == 0
+
+
+def test_a_signal_that_comes_twice_at_once_is_one():
+    process = run('train(wait)')
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate('go on\n')[1] == '' and process.returncode == 0
+
+
+@pytest.mark.parametrize('code', ['stop.begin()\ncompute()', 'stop.begin()\nwait()'])
+def test_a_signal_before_the_first_iteration_is_done_ends_the_process_with_75(code):
+    process = run(code)
+    process.send_signal(signal.SIGTERM)
+    assert 'SIGTERM before an iteration was done: nothing to save' in end_of(process)[1]
+    assert process.returncode == 75
+
+
+def test_a_signal_during_the_set_up_unwinds_it():
+    process = run('try:\n    wait()\nexcept Stopped as stopped:\n    print(stopped)\n    stop.close()')
+    process.send_signal(signal.SIGTERM)
+    out, err = end_of(process)
+    assert out.startswith('SIGTERM before an iteration was done') and not err
+    assert process.returncode == 0
+
+
+def test_no_handler_of_an_error_takes_a_stop_for_one():
+    assert not issubclass(Stopped, Exception)

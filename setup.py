@@ -30,6 +30,7 @@ setuptools.setup(
     description='ResNet-50 on ImageNet with minibatches of 32k (Akiba, Suzuki, Fukuda 2017), on Chainer',
     python_requires='>=3.9',
     packages=setuptools.find_packages(include=['lib', 'lib.*', 'models', 'extensions', 'jobs', 'jobs.*']),
+    package_data={'jobs': ['*.sh', '*.slurm', '*.pbs']},
     py_modules=['train_imagenet'],
     # The loops make one pass over memory where NumPy makes several; without a C compiler NumPy gives the same
     # bits, later. The layers, once for each width of vectors, replace Chainer's on a CPU.

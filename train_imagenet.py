@@ -32,7 +32,6 @@ from lib.run.job import join
 from lib.run.signals import Stopped, StopRequest
 from lib.run.terminal import printable
 from lib.run.timing import Timer
-from lib.run.watchdog import StallWatchdog
 from lib.updater import WorkerUpdater
 
 from chainer import training
@@ -73,14 +72,17 @@ def show_plan(args):
         if args.train is not None:
             train_set, val_set = input.open_sets(args.train, args.val, args.root)
             n_train, n_val, n_class = len(train_set), len(val_set), train_set.n_class
-        elif args.n_train is not None or args.synthetic:
+        elif arguments.plans_imagenet(args) or args.synthetic:
             n_train, n_val = constants.IMAGENET_TRAIN, constants.IMAGENET_VAL
             n_class = constants.IMAGENET_CLASSES
         else:
             n_train, n_val, n_class = sample_set.N_TRAIN, sample_set.N_VAL, len(sample_set.CLASSES)
         workers = args.workers or launcher.launched_size() * args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), workers)
-        terminal.say(description.describe(plan), sys.stdout)
+        try:
+            terminal.say(description.describe(plan), sys.stdout)
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.EXIT_FINISHED
 
 
@@ -120,7 +122,7 @@ def train(args, stack, stop_request):
     updater = WorkerUpdater(plan, model, optimizer, job.comm, batches,
                             BatchStatistics(model, plan.virtual_workers),
                             Timer(job.communicator == 'pure_nccl'), stop_request)
-    trainer = job.everyone(make_trainer, args, updater, data, versions, network)
+    trainer = job.everyone(make_trainer, args, job.watchdog, updater, data, versions, network)
     begin(args, job, trainer, found, versions['vectors'])
     found = None  # its arrays are large
     job.first(files.write_json, os.path.join(args.out, 'plan.json'),
@@ -136,9 +138,14 @@ def warn(line):
 
 def open_data(args, job):
     """Open the training and the validation set, the same on every process."""
-    if args.train is None and not args.synthetic:
-        job.everyone(sample_set.ensure_sample_set)  # on every host
-    return job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    on_sample_set = args.train is None and not args.synthetic
+    if on_sample_set:
+        places = job.everyone(sample_set.ensure_sample_set)  # in this host's own cache
+    sets = job.first(input.open_sets, args.train, args.val, args.root, args.synthetic, args.n_train)
+    if on_sample_set:
+        for images, place in zip(sets, places):
+            images.root = place
+    return sets
 
 
 def claim_output(args, job, stack):
@@ -150,7 +157,7 @@ def claim_output(args, job, stack):
 
 def make_model(args, n_class):
     """Make the network that the options name, with its initial weights."""
-    on_sample_set = args.train is None and args.n_train is None and not args.synthetic
+    on_sample_set = not (args.train or args.synthetic or arguments.plans_imagenet(args))
     model = models.build(args.arch or ('resnet8' if on_sample_set else 'resnet50'), n_class, args.seed)
     models.set_batch_normalization_decay(model, arguments.chosen_recipe(args).bn_decay)
     return model
@@ -160,8 +167,11 @@ def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
     """Derive the plan that follows from options, sizes and fingerprint of the data, and network."""
     if args.test:
         n_val = min(n_val, TEST_VALIDATION_STEPS * args.val_batchsize * workers // args.virtual_workers)
-    return Plan(
-        recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=args.insize or model.insize,
+    insize = args.insize or model.insize
+    if insize < model.min_insize:
+        raise UserError(f'--insize {insize}: {models.name_of(model)} takes {model.min_insize} pixels or more')
+    plan = Plan(
+        recipe=arguments.chosen_recipe(args), arch=models.name_of(model), insize=insize,
         n_class=model.fc.out_size, n_parameters=model.count_params(),
         n_statistics=BatchStatistics(model).size, n_train=n_train, n_val=n_val, data=fingerprint,
         workers=workers, virtual_workers=args.virtual_workers, batch=args.batchsize, seed=args.seed,
@@ -169,6 +179,8 @@ def make_plan(args, n_train, n_val, model, workers, fingerprint=''):
         tf32=args.tf32, jitter=args.jitter, skip_bad_images=args.on_bad_image == 'skip',
         synthetic=args.synthetic, initmodel=args.initmodel, initmodel_skip=args.initmodel_skip,
         max_iterations=TEST_ITERATIONS if args.test else None)
+    plan.check()
+    return plan
 
 
 def make_optimizer(plan, model):
@@ -182,13 +194,12 @@ def make_optimizer(plan, model):
     return optimizer
 
 
-def make_trainer(args, updater, data, versions, network):
+def make_trainer(args, watchdog, updater, data, versions, network):
     """Make Chainer's trainer with all that happens around the updates, on every process or on rank 0."""
     plan, comm, model, statistics = updater.plan, updater.comm, updater.model, updater.statistics
     optimizer = updater.get_optimizer('main')
     epoch_end = extensions.EpochEnd(plan)
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
-    watchdog = StallWatchdog(comm.mpi_comm, args.stall_timeout) if args.stall_timeout else None
 
     def validation_batches(start, stop):
         for batch in data.validation_batches(start, stop):
@@ -212,7 +223,9 @@ def make_trainer(args, updater, data, versions, network):
         (extensions.Checkpointing(plan, model, optimizer, comm, statistics, job_log, args.out, versions,
                                   network), checkpoint_due),
     ]
-    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=args.out)
+    # Chainer makes the directory: only where rank 0 writes.
+    out = args.out if comm.rank == 0 else os.curdir
+    trainer = training.Trainer(updater, extensions.RunEnd(plan), out=out)
     for place, (extension, trigger) in enumerate(acting):
         trainer.extend(extension, trigger=trigger, priority=-place)  # the highest acts first
     return trainer

@@ -7,7 +7,7 @@ class Heartbeat(training.Extension):
     """Beats after every iteration.
 
     Args:
-        watchdog (lib.run.excepthook.StallWatchdog): Ends the job when the beats stop.
+        watchdog (lib.run.watchdog.StallWatchdog): Ends the job when the beats stop.
     """
 
     default_name = 'Heartbeat'
@@ -17,6 +17,3 @@ class Heartbeat(training.Extension):
 
     def __call__(self, trainer):
         self._watchdog.beat(trainer.updater.iteration)
-
-    def finalize(self):
-        self._watchdog.stop()

@@ -40,7 +40,7 @@ class Plots(training.Extension):
     def _save_schedule(self):
         if not self._schedule_is_drawn:
             self._schedule_is_drawn = True
-            self._save('schedule.png', lambda figure: _draw_schedule(figure, self._plan))
+            self._save('schedule.png', lambda figure: draw_schedule(figure, self._plan))
 
     def _save(self, name, draw):
         from matplotlib import figure  # takes half a second to import
@@ -61,7 +61,8 @@ def _draw_curves(figure, log, name, label):
     axes.grid(alpha=0.3)
 
 
-def _draw_schedule(figure, plan):
+def draw_schedule(figure, plan):
+    """Draw the learning rate, and the weight of each term, over the epochs of a plan."""
     iterations = np.unique(np.linspace(0, plan.iterations - 1, 2000).astype(int)).tolist()
     epochs = [plan.epoch_at(iteration) for iteration in iterations]
     values = [plan.hyperparameters(iteration) for iteration in iterations]

@@ -28,7 +28,7 @@ set_environment() {
     EXPORTED=()
     for name in $(compgen -e); do
         case $name in
-            NCCL_*|NVIDIA_*|CUDA_*|CUPY_*|CHAINER_*|LD_LIBRARY_PATH|PYTHONPATH) EXPORTED+=("$name") ;;
+            NCCL_*|UCX_*|NVIDIA_*|CUDA_*|CUPY_*|CHAINER_*|LD_LIBRARY_PATH|PYTHONPATH) EXPORTED+=("$name") ;;
             OPENBLAS_*|OMP_*|MKL_*|MALLOC_*|GLIBC_TUNABLES) EXPORTED+=("$name") ;;
         esac
     done

@@ -238,9 +238,18 @@ def draw_schedule(figure, runs, names):
     below.legend(loc='upper center', bbox_to_anchor=(0.5, -0.26), ncol=3, frameon=False)
 
 
+def legend_names(runs, names):
+    """Names for a legend: the seeds, if they are all that sets the runs apart."""
+    seeds = [run.plan.get('seed') for run in runs]
+    if len(runs) > 1 and len({run.settings for run in runs}) == 1 and len(set(seeds)) == len(runs):
+        return {run.path: f'seed {seed}' for run, seed in zip(runs, seeds)}
+    return names
+
+
 def draw(runs, names, out):
     """Draw the three pictures into ``out``."""
     from matplotlib import figure
+    names = legend_names(runs, names)
     pictures = {
         'loss.png': lambda f: draw_curves(f, runs, names, LOSS, VAL_LOSS, 'Loss'),
         'accuracy.png': lambda f: draw_curves(f, runs, names, ACCURACY, VAL_ACCURACY, 'Top-1 accuracy'),

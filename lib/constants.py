@@ -27,7 +27,7 @@ GOYAL_WARMUP_EPOCHS = 5                      # G section 2.2
 GOYAL_ETA_START = 0.1                        # G section 2.2: the rate of a minibatch of 256
 
 # Minibatch per worker: gradients, and batch normalization's statistics.
-BATCH = 32                                   # A section 4; G section 5.1
+BATCH = 32                                   # A section 4, A.2; G section 5.1
 
 # Regularisation and initialization.
 WEIGHT_DECAY = 1e-4                          # G section 5.1, not on batch normalization's gamma and beta
@@ -48,7 +48,7 @@ VAL_SHORT_SIDE = 256                         # G section 5.1, for INSIZE; scales
 IMAGENET_TRAIN = 1281167                     # ILSVRC 2012
 IMAGENET_VAL = 50000
 IMAGENET_CLASSES = 1000
-PAPER_WORKERS = 1024                         # A section 4
+PAPER_WORKERS = 1024                         # A section 4, A.2
 PAPER_SECONDS = 897.9                        # A section 4, validation included
 PAPER_SECONDS_STD = 3.3
 PAPER_ACCURACY = 0.7494
@@ -67,7 +67,7 @@ LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009),  # fb, one row per channel, 
 
 # The paper's cluster and model, for the cost model and reports.
 PAPER_NODE_GPUS = 8                          # A section 3
-PAPER_LINK_BITS = 56e9                       # A section 3, InfiniBand FDR, per second
+PAPER_LINK_BITS = 56e9                       # per second, of the InfiniBand FDR (4x) that A section 3 names
 PAPER_NODE_LINKS = 2                         # tech.preferred.jp, "MN-1: a GPU cluster behind 15-min ImageNet"
 RESNET50_PARAMETERS = 25557032               # G's variant; tests/models counts them
 RESNET50_STATISTICS = 53120                  # means and variances of its 53 batch normalizations

@@ -11,6 +11,8 @@ import stat
 
 from lib.run import terminal
 
+_NAME_BYTES = 255  # what a file's name may have at most
+
 _TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
 
 
@@ -45,7 +47,8 @@ def replacing(path, mode='wb', durable=False):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Host and process in the name tell what a dead writer has left from a file being written.
-    temporary = path.with_name(f'{path.name}.partial-{_host()}-{os.getpid()}')
+    mark = f'.partial-{_host()}-{os.getpid()}'
+    temporary = path.with_name(os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES - len(mark)]) + mark)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:

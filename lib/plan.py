@@ -3,6 +3,7 @@
 import dataclasses
 
 from lib import constants, sharding
+from lib.errors import UserError
 from lib.recipe import Recipe
 
 
@@ -91,6 +92,24 @@ class Plan:
     def phases(self) -> list:
         """List the learning rates per phase: ``(first epoch, end epoch, first rate, last rate)``."""
         return self.recipe.phases(self.total_batch)
+
+    def moment(self, iteration) -> str:
+        """Tell where in the schedule ``iteration`` (from 0) stands: epoch, phase, and its eta."""
+        epoch = self.epoch_at(iteration)
+        start, end, *_ = next(phase for phase in reversed(self.phases()) if phase[0] <= epoch)
+        return f'epoch {epoch:.4g}, phase {start:g} to {end:g}, eta {self.hyperparameters(iteration).lr:.6g}'
+
+    def check(self):
+        """Check that there is something to learn, and an image for every worker.
+
+        Raises:
+            UserError: If not.
+        """
+        if self.n_class < 2:
+            raise UserError('the training data have one class, and every answer is right: give two or more')
+        if self.workers > self.n_train:
+            raise UserError(f'{self.workers:,} workers, but {self.n_train:,} training images: give each '
+                            'worker an image of its own at least')
 
     def identity(self) -> dict:
         """Tell what must agree for one run to continue another: a flat dict of JSON values.

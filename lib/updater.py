@@ -83,8 +83,10 @@ class WorkerUpdater(chainer.training.Updater):
                     collectives.raise_together(self.comm.mpi_comm, error)
                 self.comm.multi_node_mean_grad(self.model)
             if not self.comm.gradient_is_finite():
-                raise TrainingFault(f'iteration {self.iteration + 1}: '
-                                    f'{self.comm.explain_non_finite(self.model)}')
+                # Before the first update the learning rate has done nothing.
+                suspect = 'the learning rate may be too high (--eta-scale); ' if self.iteration else ''
+                raise TrainingFault(f'iteration {self.iteration + 1} ({self.plan.moment(self.iteration)}): '
+                                    f'{suspect}{self.comm.explain_non_finite(self.model)}')
             self._optimizer.update()
         self.iteration += 1
         self._stop_request.iteration_done()

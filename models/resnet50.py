@@ -47,6 +47,7 @@ class BottleneckResNet(chainer.Chain):
     """
 
     insize = INSIZE
+    min_insize = 32  # of which the last stage sees one pixel
     depths = None  # bottlenecks per stage
 
     def __init__(self, n_class=1000, rng=None):

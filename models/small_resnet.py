@@ -40,6 +40,7 @@ class SmallResNet(chainer.Chain):
     """
 
     insize = 32
+    min_insize = 8
     n = None
 
     def __init__(self, n_class, width, rng=None):

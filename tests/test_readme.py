@@ -35,7 +35,8 @@ def test_make_target_exists(command):
 
 @pytest.mark.parametrize('command', commands('jobs/'))
 def test_launch_script_prints_its_command(command):
-    done = run([ROOT / command, '--dry-run'], PYTHON=sys.executable, MPIRUN='/usr/bin/env')
+    script, *arguments = shlex.split(command)
+    done = run([ROOT / script, '--dry-run', *arguments], PYTHON=sys.executable, MPIRUN='/usr/bin/env')
     assert done.returncode == 0, done.stderr
     assert 'train_imagenet.py' in done.stdout
 
@@ -47,10 +48,10 @@ def test_plan_is_printed(command):
     assert '12.8' in done.stdout
 
 
-@pytest.mark.parametrize('command', commands('mpirun '))
+@pytest.mark.parametrize('command', commands('jobs/launch.sh'))
 def test_options_of_a_training_are_known(command):
     words = shlex.split(command)
-    options = words[words.index('train_imagenet.py') + 1:]
+    options = words[words.index('--') + 1:]
     options = [word for word in options if not word.startswith('/data')]
     done = run([sys.executable, 'train_imagenet.py', *options, '--plan', '--n-train', '1000'])
     assert done.returncode == 0, done.stderr

@@ -297,6 +297,9 @@ def test_random_kills(small_data, tmp_path):
                                    r'\(pid \d+\) was killed by SIGKILL'),
     ('stall', 1, 3, ['--stall-timeout', '6'], rf'rank 1 of 2 on host {HOST}: no iteration for \d+ s, last '
                                               r'finished: 2; ending the job\n(?s:.*)in stall'),
+    ('stall_build', 1, 0, ['--stall-timeout', '6'],
+     rf'rank 0 of 2 on host {HOST}: no iteration for \d+ s, last finished: none; ending the job\n'
+     r'no iteration yet: do all hosts reach each other\?'),
 ])
 def test_one_ranks_fault_ends_the_job(described, folder, kind, rank, iteration, options, message):
     notes = folder / f'notes {kind}'

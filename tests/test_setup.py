@@ -26,3 +26,16 @@ def test_it_compiles_without_a_warning(source, flags):
                ROOT / 'lib' / 'compiled' / source]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('found, installed', [(False, True), (True, False)])
+def test_make_installs_an_mpi_only_where_there_is_none(tmp_path, found, installed):
+    for name in ('sh', 'touch', 'python3'):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    if found:
+        (tmp_path / 'mpirun').write_text('#!/bin/sh\n')
+        (tmp_path / 'mpirun').chmod(0o755)
+    command = [shutil.which('make'), '--dry-run', f'VENV={tmp_path}/venv', f'{tmp_path}/venv/.train']
+    done = subprocess.run(command, cwd=ROOT, env={'PATH': str(tmp_path)}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert ('[mpi]' in done.stdout) == installed

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -200,11 +201,36 @@ def test_a_network_for_other_classes_starts_from_all_but_the_classifier(train, f
 
 def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / 'train_imagenet.py', '--plan', '--workers', '1024', '--n-train',
-         '1281167'], cwd=tmp_path, text=True, capture_output=True, check=True)
+        [sys.executable, ROOT / 'train_imagenet.py', '--plan', '--workers', '1024'], cwd=tmp_path, text=True,
+        capture_output=True, check=True)
     for value in ('12.8', '3,519', '32,768', '25,557,032', '6.4 in epochs 0 to 40', 'resnet50'):
         assert value in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_may_be_cut_short_by_its_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, 'train_imagenet.py', '--plan'], cwd=ROOT, text=True, stdout=writer,
+                          stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_divergence_names_the_learning_rate_first_and_where_in_the_schedule(train):
+    done = train(2, '-B', '8', '-E', '1', '--eta-scale', '1e6', '--transition', 'none', check=False)
+    assert done.returncode == 1
+    line = line_of_error(done)
+    assert re.search(r': iteration [2-9] \(epoch [\d.]+, phase 0 to 0.444444, eta [\d.]+\): '
+                     r'the learning rate may be too high \(--eta-scale\); ', line), line
+
+
+def test_no_mpi_library_ends_in_one_line(tmp_path):
+    done = subprocess.run([sys.executable, 'train_imagenet.py', '-o', tmp_path / 'out'], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, 'MPI4PY_LIBMPI': '/nonexistent'})
+    assert done.returncode == 2
+    line, = done.stderr.splitlines()
+    assert 'no MPI for Python' in line and 'install the extra "mpi"' in line and '\\n' not in line
 
 
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
@@ -269,7 +295,15 @@ def no_validation_image(small_data, tmp_path):
     return small_data[0], folder
 
 
+def one_class(small_data, tmp_path):
+    folders = [folder.parent / 'ant' for folder in (tmp_path / 'one' / 'x', tmp_path / 'two' / 'x')]
+    for folder, source in zip(folders, small_data):
+        shutil.copytree(source / 'ant', folder)
+    return tuple(folder.parent for folder in folders)
+
+
 @pytest.mark.parametrize('spoil, named', [
+    (one_class, 'one class'),
     (missing_directory, 'nowhere'), (empty_class, 'dog'), (wrong_label, 'zero'), (missing_file, 'none.JPEG'),
     (no_image, 'text.JPEG'), (no_validation_image, 'text.JPEG')])
 def test_bad_data_is_named_on_one_line(train, small_data, tmp_path, spoil, named):
@@ -281,7 +315,9 @@ def test_bad_data_is_named_on_one_line(train, small_data, tmp_path, spoil, named
 @pytest.mark.parametrize('options, named', [
     (['--no-such-option'], '--no-such-option'), (['--batchsize', '0'], "'0'"),
     (['--resume', '/no/such/file.npz'], '/no/such/file.npz'),
-    (['--out', '/dev/null/out'], '/dev/null/out'),
+    (['--out', '/dev/null/out'], '/dev/null/out'), (['--insize', '8', '--arch', 'resnet50'], '32 pixels'),
+    (['--virtual-workers', '38'], '76 workers, but 75'),
+    (['--initmodel', 'README.md'], 'README.md: not a weights file (no archive of arrays)'),
     (['--communicator', 'pure_nccl'], 'pure_nccl'),
     (['--initmodel-skip', 'fc'], '--initmodel')])
 def test_bad_option_is_named_on_one_line(train, options, named):

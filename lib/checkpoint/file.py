@@ -55,7 +55,9 @@ def unreadable(path, error):
 
 
 def reason_of(error):
-    return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    reason = (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]
+    # NumPy takes what is no archive for a pickle, and advises to load it unsafely.
+    return 'no archive of arrays' if 'pickle' in reason else reason
 
 
 def _digest_entry(digest, name, array):
@@ -133,7 +135,7 @@ def read(path):
 def is_checkpoint(path):
     """Whether a file has a checkpoint's digest, which weights have not; it may be damaged all the same."""
     try:
-        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with files.open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
             return f'{_DIGEST}.npy' in archive.namelist()
     except Exception:  # a damaged file may raise anything
         return False

@@ -1,4 +1,4 @@
-"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 2).
+"""Mean of the gradients over all workers, packed, with a float16 wire (paper section 3).
 
 "While computation was generally done in single precision, in order to reduce the communication overhead
 during all-reduce operations, we used half-precision floats for communication." ChainerMN's
@@ -31,8 +31,9 @@ def world():
         with _no_shared_memory_alone():
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f'no MPI for Python ({error}): install the extra "mpi", or mpi4py with '
-                        "the cluster's MPI") from error
+        reason = ' '.join(str(error).split())  # a line for every library that was tried
+        raise UserError(f'no MPI for Python ({reason}): install the extra "mpi", or load the cluster\'s '
+                        'MPI') from error
     return MPI.COMM_WORLD
 
 

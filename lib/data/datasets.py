@@ -14,6 +14,8 @@ from lib.errors import UserError
 import numpy as np
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif')
+_ARCHIVE_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
+_TAR_MAGIC_AT = 257
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 
@@ -119,16 +121,21 @@ def read_directory(path, class_names=None):
             ``class_names`` lacks; also if something cannot be read.
     """
     top = os.fsencode(path)
-    folders, n_image = [], 0
+    folders, n_image, archive = [], 0, None
     for entry in _scan(top):
         if not entry.name.startswith(b'.'):
             if entry.is_dir():
                 folders.append(entry.name)
             elif _has_image_suffix(entry.name):
                 n_image += 1
+            elif entry.name.lower().endswith(b'.tar'):
+                archive = os.fsdecode(entry.name)
     if not folders and n_image:
         raise UserError(f'{path}: holds images ({n_image}) but no class folders, expected <class>/*.JPEG; '
                         '`python -m lib.prepare` turns flat ImageNet validation images into class folders')
+    if not folders and archive:
+        raise UserError(f'{path}: holds archives such as {archive} and no class folders; `python -m '
+                        'lib.prepare` makes class folders of ImageNet as it is distributed, in tar files')
     if not folders:
         raise UserError(f'{path}: holds no class folders, expected <class>/*.JPEG; give a directory in the '
                         'ImageNet layout or a list file')
@@ -155,9 +162,10 @@ def read_directory(path, class_names=None):
 
 
 def read_list(path, root='.', n_class=None):
-    """Read a list file of Chainer's ``LabeledImageDataset``: ``path label`` per line, in UTF-8.
+    """Read a list file of Chainer's ``LabeledImageDataset``: ``path label`` per line.
 
-    The label is what follows the last white space, so that paths may contain some. Blank lines are ignored.
+    The label is what follows the last white space, so that paths may contain some; a path is spelled byte for
+    byte as the file system does. Blank lines are ignored.
 
     Args:
         path (str): The list file.
@@ -178,13 +186,13 @@ def read_list(path, root='.', n_class=None):
         if not fields:
             continue
         if len(fields) != 2:
-            raise UserError(f'{path}, line {number}: {line.decode()!r} is not a pair, expected "path label"; '
-                            'correct the line')
+            raise UserError(f'{path}, line {number}: {os.fsdecode(line)!r} is not a pair, expected "path '
+                            'label"; correct the line')
         image, label = fields
         # isdigit of bytes: ASCII digits alone, no sign, no underscore.
         if not label.isdigit():
-            raise UserError(f'{path}, line {number}: label {label.decode()!r} is not an integer from 0 on; '
-                            'correct the line, expected "path label"')
+            raise UserError(f'{path}, line {number}: label {os.fsdecode(label)!r} is not an integer from 0 '
+                            'on; correct the line, expected "path label"')
         label = int(label)
         if label >= limit:
             raise UserError(f'{path}, line {number}: label {label} is too large, expected at most {limit - 1}'
@@ -235,18 +243,25 @@ def _scan(directory):
 def _read_lines(path):
     try:
         with open(path, 'rb') as file:
-            data = file.read()
+            data = file.read(_TAR_MAGIC_AT + 512)
+            if not _is_archive(path, data):
+                data += file.read()
     except OSError as error:
         raise _unreadable(path, error) from None
+    if _is_archive(path, data):
+        raise UserError(f'{path}: an archive; `python -m lib.prepare` makes class folders of ImageNet as it '
+                        'is distributed, in tar files')
     if data.startswith(codecs.BOM_UTF8):
         data = data[len(codecs.BOM_UTF8):]
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise UserError(f'{path}, line {line}: not UTF-8 text, expected "path label" lines; give a list file '
-                        'in UTF-8') from None
+    if b'\0' in data:  # UTF-16 has them too
+        line = data.count(b'\n', 0, data.index(b'\0')) + 1
+        raise UserError(f'{path}, line {line}: not text, expected "path label" lines; give a list file in '
+                        'UTF-8')
     return [line.strip() for line in data.split(b'\n')]
+
+
+def _is_archive(path, start):
+    return start[_TAR_MAGIC_AT:].startswith(b'ustar') or path.lower().endswith(_ARCHIVE_SUFFIXES)
 
 
 def _unreadable(path, error):

@@ -8,6 +8,7 @@ from lib import constants
 from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
 from lib.prepare.copying import prepare
 from lib.prepare.image import QUALITY
+from lib.run.terminal import printable, say
 
 EXIT_LEFT_OUT = 1
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
@@ -19,7 +20,7 @@ list files. Run it again to continue after an interruption: finished files are l
 _EPILOG = """\
 SRC is a directory that holds any of these; nothing needs to be unpacked:
   train/<class>/*.JPEG       or ILSVRC2012_img_train.tar, or train/ with n01440764.tar and so on
-  val/<class>/*.JPEG         or val/*.JPEG or ILSVRC2012_img_val.tar, with labels
+  val/<class>/*.JPEG         or val/*.JPEG or ILSVRC2012_img_val.tar, with labels; validation/ is val/ too
   ILSVRC/Data/CLS-LOC/       with train and val: Kaggle's archive
   <class>/*.JPEG             or n01440764.tar and so on: a set that is not split; with a val, its training set
 
@@ -28,20 +29,23 @@ Labels of validation images in no class folder are looked for in SRC and its *de
   LOC_val_solution.csv       or any file of lines "image class"
   val_synsets.txt            one class per line, for images 1, 2, 3 and so on
   val.txt                    lines "image label" of Chainer or Caffe: sorted training classes from 0
+  ILSVRC2012_devkit_t12.tar.gz
+                             the development kit as distributed
   ILSVRC2012_validation_ground_truth.txt
-                             one ILSVRC id per line, with map_clsloc.txt (lines "class id") beside it; the
-                             2012 kit has this map in meta.mat only, from which SciPy makes it:
-    python -c "import scipy.io as s; [print(r[1], r[0]) for r in
-    s.loadmat('meta.mat', squeeze_me=True)['synsets'][:1000]]" > map_clsloc.txt
+                             from it: one ILSVRC id per line, with meta.mat or map_clsloc.txt (lines "class
+                             id") beside it
 
 DST then holds train/<class>/, val/<class>/, train.txt and val.txt (lines "path label", paths relative to DST,
-labels by sorted class name of the training set) and prepare.json (the settings). A set that is not split
-becomes <class>/ and images.txt. Validation images of classes that are not trained are not taken.
+labels by sorted class name of the training set) and prepare.json (the settings, and where the images came
+from). A set that is not split becomes <class>/ and images.txt. Validation images of classes that are not
+trained are not taken. DST goes on with the same images only, whatever their directory is called; what SRC has
+not and DST has is refused.
 
 Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
 of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or gray JPEG
-files. Images that cannot be read, or only in part, are left out. The report names the images repaired in this
-run, and all that are left out.
+files. Images that cannot be read, or only in part, are larger than 256 MiB, or of none of the formats JPEG,
+PNG, BMP, GIF, WebP, TIFF, are left out. The report names the images repaired in this run, and all that are
+left out.
 
 Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
 130 interrupted."""
@@ -53,7 +57,7 @@ def main(arguments=None):
         options = _parser().parse_args(arguments)
         left_out = prepare(**vars(options))
     except UserError as error:
-        print(f'prepare: {error}', file=sys.stderr)
+        say(f'prepare: {printable(error)}')
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print('\nprepare: interrupted; run the same command again to continue', file=sys.stderr)

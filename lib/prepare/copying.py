@@ -14,6 +14,7 @@ down to 8 % of the area, came from the full photographs: crops of a prepared ima
 
 import concurrent.futures
 import contextlib
+import errno
 import itertools
 import json
 import multiprocessing
@@ -29,6 +30,7 @@ from lib import constants, files
 from lib.errors import UserError
 from lib.prepare.image import QUALITY, UnreadableImage, prepare_image
 from lib.prepare.source import find_images, read_image
+from lib.run.terminal import say
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.
@@ -37,6 +39,8 @@ LIST_FILES = {'train': 'train.txt', 'val': 'val.txt', '': 'images.txt'}
 _JPEG_SUFFIXES = ('.jpeg', '.jpg')
 _CHUNK = 8              # images a process takes at a time: some 30 ms, so that Ctrl-C ends quickly
 _CHUNKS_IN_FLIGHT = 4   # per process
+_END_OF_JPEG = b'\xff\xd9'
+_COMPARED = 8           # images of a copy that are made again when its source has another path
 
 
 def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QUALITY, jobs=1,
@@ -64,18 +68,24 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
         raise UserError(f'{destination}: lies inside {source}, whose images it would join; give a directory '
                         'elsewhere')
     splits = find_images(source, val_labels)
-    _claim(destination, {'short_side': short_side, 'quality': quality})
-    if 'train' in splits and 'val' in splits:
-        _leave_out_untrained(splits['train'], splits['val'])
+    settings = {'short_side': short_side, 'quality': quality}
+    recorded = _claim(destination, settings)
+    classes, origin = _trained(splits, destination)
+    if 'val' in splits and origin != splits['val'].origin:
+        _leave_out_untrained(classes, origin, splits['val'])
+    there = {name: _finished(os.path.join(destination, name), split) for name, split in splits.items()}
+    sources = {name: os.path.realpath(split.origin) for name, split in splits.items()}
+    _check_source(destination, splits, there, settings, recorded, sources)
+    _write_text(os.path.join(destination, SETTINGS_FILE),
+                json.dumps({**settings, 'sources': {**recorded, **sources}}) + '\n')
     total = 0
     for name, split in splits.items():
         count = sum(map(len, split.classes.values()))
         total += count
-        print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
-    sys.stdout.flush()
+        _print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
 
     tally, repaired, left_out = Counter(), [], []
-    work = _unfinished(splits, destination, tally)
+    work = _unfinished(splits, there, tally)
     chunks = iter(lambda: list(itertools.islice(work, _CHUNK)), [])
     first = next(chunks, None)
     if first is not None:  # else there is no work, and no process is started
@@ -86,45 +96,71 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
                 tally.update(counts)
                 repaired += repaired_here
                 left_out += left_out_here
-                progress.show(tally['done'] + tally['there'])
+                progress.show(tally['done'], tally['there'])
         progress.close()
 
     _report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
-    _write_lists(splits, destination, {path for path, _ in left_out})
+    _write_lists(splits, classes, destination, {path for path, _ in left_out})
     return left_out
 
 
-def _leave_out_untrained(train, val):
+def _trained(splits, destination):
+    """``(classes in the order of their labels, where they come from)``.
+
+    The training set decides, of this run or of an earlier one; without any, the images that there are.
+    """
+    list_file = os.path.join(destination, LIST_FILES['train'])
+    if 'train' not in splits and 'val' in splits and os.path.isfile(list_file):
+        classes = {class_name for class_name, _ in _listed(list_file)}
+    else:
+        split = splits.get('train') or splits.get('') or splits['val']
+        classes, list_file = split.classes, split.origin
+    return sorted(classes, key=os.fsencode), list_file
+
+
+def _listed(path):
+    """``(class, path below destination)`` of each line of a list file that an earlier run has written."""
+    with open(path, 'rb') as file:
+        paths = [os.fsdecode(line.rsplit(b' ', 1)[0]) for line in file]
+    return [(image.split('/')[-2], image) for image in paths]
+
+
+def _leave_out_untrained(classes, origin, val):
     """Take validation images of classes that are not trained out: they have no label."""
-    untrained = sorted(set(val.classes) - set(train.classes))
+    untrained = sorted(set(val.classes) - set(classes))
     if len(untrained) == len(val.classes):
-        raise UserError(f'{val.origin}: none of its classes (such as {untrained[0]}) is in {train.origin} '
-                        f'(such as {min(train.classes)}); give both splits of one set')
+        raise UserError(f'{val.origin}: none of its classes (such as {untrained[0]}) is in {origin} '
+                        f'(such as {classes[0]}); give both splits of one set')
     if untrained:
         count = sum(len(val.classes.pop(class_name)) for class_name in untrained)
-        print(f'val: {count} images are not taken, of classes without training images: '
-              + ', '.join(untrained[:5]) + (', ...' if len(untrained) > 5 else ''))
+        _print(f'val: {count} images are not taken, of classes without training images: '
+               + ', '.join(untrained[:5]) + (', ...' if len(untrained) > 5 else ''))
 
 
 def _claim(destination, settings):
-    """Make ``destination``, or checks that it was prepared with the same settings."""
+    """Make ``destination``, or check that it was prepared with the same settings.
+
+    Returns:
+        dict: Path of the source of each split that an earlier run has prepared here.
+    """
     path = os.path.join(destination, SETTINGS_FILE)
     try:
         os.makedirs(destination, exist_ok=True)
         if os.path.exists(path):
             with open(path, encoding='utf-8') as file:
-                found = json.load(file)
+                found = dict(json.load(file))
+            sources = {name: str(origin) for name, origin in dict(found.pop('sources', {})).items()}
             if found != settings:
                 raise UserError(f'{destination}: prepared with {_options(found)}, not {_options(settings)}; '
                                 'give the same settings or another directory')
-        elif os.listdir(destination):
+            return sources
+        if os.listdir(destination):
             raise UserError(f'{destination}: holds files, and no {SETTINGS_FILE} of an earlier run; give an '
                             'empty or a new directory')
-        else:
-            _write(path, (json.dumps(settings) + '\n').encode())
+        return {}
     except OSError as error:
         raise _unwritable(destination, error) from None
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f'{path}: not what a run of this program writes; give an empty or a new '
                         'directory') from None
 
@@ -133,29 +169,80 @@ def _options(settings):
     return ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in settings.items())
 
 
-def _unfinished(splits, destination, tally):
+def _finished(folder, split):
+    """Names of the whole images in the folder of a split, by class; files that were cut are not among them.
+
+    Raises:
+        UserError: If it holds images that the split has not: they would be trained on.
+    """
+    found, foreign = {}, []
+    try:
+        with os.scandir(folder) as entries:
+            folders = [entry.name for entry in entries if entry.is_dir()]
+        for class_name in folders:
+            path = os.path.join(folder, class_name)
+            files.remove_leftovers(path, of_living=True)  # a killed run's processes may still be ending
+            names = {name for name in os.listdir(path) if name.lower().endswith(_JPEG_SUFFIXES)}
+            wanted = set(map(prepared_name, split.classes.get(class_name, ())))
+            foreign += [os.path.join(path, name) for name in names - wanted]
+            found[class_name] = {name for name in names & wanted if _is_whole(os.path.join(path, name))}
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    if foreign:
+        raise UserError(f'{folder}: holds {len(foreign)} images that {split.origin} has not, such as '
+                        f'{min(foreign)}; remove them, give the source that they come from, or give another '
+                        'directory')
+    return found
+
+
+def _is_whole(path):
+    """Tell whether a JPEG file has its end; a link to nothing has none."""
+    try:
+        with files.open_regular(path) as file:
+            end = max(os.fstat(file.fileno()).st_size - len(_END_OF_JPEG), 0)
+            return os.pread(file.fileno(), len(_END_OF_JPEG), end) == _END_OF_JPEG
+    except FileNotFoundError:
+        return False
+
+
+def _check_source(destination, splits, there, settings, recorded, sources):
+    """Check that what is there came from these images: under another path, some are made again to compare.
+
+    Raises:
+        UserError: If an image of the copy is not what this source makes.
+    """
+    if recorded and ('' in recorded) != ('' in sources):
+        raise UserError(f'{destination}: prepared from {", ".join(recorded.values())}, of which one is split '
+                        'into train and val and the other is not; give another directory')
+    for split_name, split in splits.items():
+        if recorded.get(split_name) == sources[split_name]:
+            continue
+        known = [(class_name, name) for class_name, images in split.classes.items() for name in images
+                 if prepared_name(name) in there[split_name].get(class_name, ())]
+        for class_name, name in known[::-(-len(known) // _COMPARED) or 1]:
+            path = os.path.join(destination, split_name, class_name, prepared_name(name))
+            try:
+                data, *_ = prepare_image(read_image(split.classes[class_name][name], name), **settings)
+            except (UnreadableImage, OSError):
+                continue
+            if not _holds(path, data):
+                raise UserError(f'{path}: not what {split.origin} makes; prepared from '
+                                f'{recorded.get(split_name, "another source")}, or by another Pillow: give '
+                                'that source, or another directory')
+
+
+def _unfinished(splits, there, tally):
     """Yield (path below destination, file name, location) of what is still to do; counts what is there."""
     for split_name, split in splits.items():
         for class_name in sorted(split.classes, key=os.fsencode):
-            folder = os.path.join(split_name, class_name)
-            finished = _finished(os.path.join(destination, folder))
+            finished = there[split_name].get(class_name, ())
             for name, location in sorted(split.classes[class_name].items()):
                 if prepared_name(name) in finished:
                     tally['there'] += 1
                 else:
-                    yield os.path.join(folder, prepared_name(name)), name, location
-
-
-def _finished(folder):
-    try:
-        files.remove_leftovers(folder, of_living=True)  # a killed run's processes may still be ending
-        with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries}
-        return names
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+                    yield os.path.join(split_name, class_name, prepared_name(name)), name, location
 
 
 def prepared_name(name):
@@ -188,7 +275,7 @@ def _in_processes(jobs, chunks, *settings):
             if interrupted:
                 raise KeyboardInterrupt
             yield from (future.result() for future in done)
-    except concurrent.futures.process.BrokenProcessPool:
+    except (concurrent.futures.process.BrokenProcessPool, MemoryError):
         raise UserError('a process ended unexpectedly, perhaps for lack of memory; run the same command '
                         'again to continue, with fewer --jobs') from None
     finally:
@@ -212,16 +299,18 @@ def _prepare_chunk(chunk, destination, short_side, quality):
         try:
             data = read_image(location, name)
             prepared, resized, repaired = prepare_image(data, short_side, quality)
+            target = os.path.join(destination, path)
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                _write(target, prepared)
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise  # of this image alone
+                raise _unwritable(target, error) from None
         except (UnreadableImage, OSError) as error:
             counts['left out'] += 1
             left_out_here.append((path, getattr(error, 'strerror', None) or str(error)))
             continue
-        target = os.path.join(destination, path)
-        try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            _write(target, prepared)
-        except OSError as error:
-            raise _unwritable(target, error) from None
         counts['resized' if resized else 'converted' if repaired else 'copied'] += 1
         counts['bytes read'] += len(data)
         counts['bytes written'] += len(prepared)
@@ -236,11 +325,9 @@ def _write(path, data):
         file.write(data)
 
 
-def _write_lists(splits, destination, left_out):
+def _write_lists(splits, trained, destination, left_out):
     """Write the list files, unless they hold the same already: (path below destination, label) per line."""
-    trained = splits.get('train') or splits.get('') or splits['val']
-    classes = sorted(trained.classes, key=os.fsencode)
-    label_of = {class_name: label for label, class_name in enumerate(classes)}
+    label_of = {class_name: label for label, class_name in enumerate(trained)}
     for split_name, split in splits.items():
         lines = []
         for class_name in sorted(split.classes, key=os.fsencode):
@@ -251,13 +338,21 @@ def _write_lists(splits, destination, left_out):
                 raise UserError(f'{os.path.join(split_name, class_name)}: none of its {len(names)} images '
                                 f'can be read; mend them or take the class out of {split.origin}')
             lines += [f'{path} {label_of[class_name]}\n' for path in paths]
-        text = os.fsencode(''.join(lines))
-        path = os.path.join(destination, LIST_FILES[split_name])
-        try:
-            if not _holds(path, text):
-                _write(path, text)
-        except OSError as error:
-            raise _unwritable(path, error) from None
+        _write_text(os.path.join(destination, LIST_FILES[split_name]), ''.join(lines))
+    # A validation set that was prepared before its training set has that one's labels from now on.
+    val = os.path.join(destination, LIST_FILES['val'])
+    if 'train' in splits and 'val' not in splits and os.path.isfile(val):
+        _write_text(val, ''.join(f'{image} {label_of[class_name]}\n' for class_name, image in _listed(val)
+                                 if class_name in label_of))
+
+
+def _write_text(path, text):
+    data = os.fsencode(text)
+    try:
+        if not _holds(path, data):
+            _write(path, data)
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _holds(path, data):
@@ -270,16 +365,19 @@ def _holds(path, data):
 
 def _report(tally, repaired, left_out, seconds):
     written = tally['done'] - tally['left out']
-    print(f'{tally["resized"]} resized, {tally["copied"]} copied, {tally["converted"]} only converted, '
+    _print(f'{tally["resized"]} resized, {tally["copied"]} copied, {tally["converted"]} only converted, '
           f'{tally["there"]} already there, {tally["left out"]} left out')
     if written:
-        print(f'{tally["bytes read"] / 1e6:.1f} MB became {tally["bytes written"] / 1e6:.1f} MB in '
+        _print(f'{tally["bytes read"] / 1e6:.1f} MB became {tally["bytes written"] / 1e6:.1f} MB in '
               f'{seconds:.0f} s ({written / seconds:.0f} images/s)')
     for path, what in repaired:
-        print(f'repaired: {path} ({what})')
+        _print(f'repaired: {path} ({what})')
     for path, reason in left_out:
-        print(f'left out: {path} ({reason})')
-    sys.stdout.flush()
+        _print(f'left out: {path} ({reason})')
+
+
+def _print(line):
+    say(line, sys.stdout)
 
 
 class _Progress:
@@ -291,26 +389,36 @@ class _Progress:
         self._start = None
         self._shown = 0
 
-    def show(self, done):
+    def show(self, done, there):
+        """Tell that so many are done in this run, and so many were there before."""
         now = time.monotonic()
         if self._start is None:
             self._start = now, done
+        seen = done + there
         if not self._terminal:
-            tenth = 10 * done // self._total
+            tenth = 10 * seen // self._total
             if tenth > self._shown:
-                print(f'{done}/{self._total} images', file=sys.stderr, flush=True)
+                print(f'{seen}/{self._total} images', file=sys.stderr, flush=True)
                 self._shown = tenth
-        elif now - self._shown > 0.2 or done == self._total:
+        elif now - self._shown > 0.2 or seen == self._total:
             since, before = self._start
             rate = (done - before) / (now - since) if now > since else 0
-            left = f', {(self._total - done) / rate / 60:.0f} min left' if rate else ''
-            line = f'\r{done}/{self._total} images, {rate:.0f}/s{left}\033[K'
+            left = f', {time_left((self._total - seen) / rate)} left' if rate else ''
+            line = f'\r{seen}/{self._total} images, {rate:.0f}/s{left}\033[K'
             print(line, end='', file=sys.stderr, flush=True)
             self._shown = now
 
     def close(self):
         if self._terminal:
             print(file=sys.stderr)
+
+
+def time_left(seconds):
+    """Say so many seconds in the unit that people would use."""
+    for unit, length in (('h', 3600), ('min', 60)):
+        if seconds >= 2 * length:
+            return f'{seconds / length:.0f} {unit}'
+    return f'{seconds:.0f} s'
 
 
 def _unwritable(path, error):

@@ -20,7 +20,7 @@ def prepare_image(data, short_side, quality=QUALITY):
     that is small and sound stays as it is, byte for byte. Nothing is enlarged.
 
     Args:
-        data (bytes): An image file of any format that Pillow reads.
+        data (bytes): An image file of one of :data:`lib.data.decoding.FORMATS`.
         short_side (int): In pixels.
         quality (int): JPEG quality, 1 to 100.
 
@@ -32,7 +32,7 @@ def prepare_image(data, short_side, quality=QUALITY):
         UnreadableImage: If the image cannot be decoded to its last pixel.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=decoding.FORMATS) as image:
             image.load()
             repaired = [] if image.format in ('JPEG', 'MPO') else [image.format]
             orientation = decoding.orientation(image)

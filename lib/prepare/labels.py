@@ -1,15 +1,19 @@
 """Labels of validation images that lie in no class folders, from the files published with ImageNet."""
 
 import glob
+import io
 import os
 import re
 
+from lib import files
 from lib.errors import UserError
+from lib.prepare import archive, matlab
 
 # Looked for in this order: files that name classes before files that number them.
 LABEL_FILES = ('LOC_val_solution.csv', 'val_synsets.txt', 'imagenet_2012_validation_synset_labels.txt',
                'synset_labels.txt', 'val.txt', 'ILSVRC*_validation_ground_truth.txt')
-ID_MAP = 'map_clsloc.txt'
+KIT_ARCHIVES = '*devkit*.t*gz'  # ILSVRC2012_devkit_t12.tar.gz
+ID_MAPS = ('map_clsloc.txt', 'meta.mat')
 
 # Files that number images or classes exist in several orders; these images give a wrong one away.
 _KNOWN_CLASSES = {
@@ -19,12 +23,16 @@ _KNOWN_CLASSES = {
 }
 
 _NUMBERED = re.compile(r'.*_val_(\d{8})')
+_ARCHIVE = re.compile(r'.*\.(tar|tar\.gz|tgz)', re.IGNORECASE)
+_MAX_BYTES = 1 << 26
 
 CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
 
 def find_val_labels(source, top, val):
     """Find the first of :data:`LABEL_FILES` in ``source``, ``top``, ``val`` or a development kit.
+
+    A kit may still be packed: then it is the path of the archive.
 
     Raises:
         UserError: If there is none.
@@ -36,8 +44,11 @@ def find_val_labels(source, top, val):
             found = sorted(glob.glob(os.path.join(folder, pattern)))
             if found:
                 return found[0]
+    kits = sorted(glob.glob(os.path.join(folders[0], KIT_ARCHIVES)))
+    if kits:
+        return kits[0]
     raise UserError(f'{val}: images in no class folder, and no labels ({", ".join(LABEL_FILES)}) '
-                    f'in {source} or a *devkit* folder in it; name one with --val-labels')
+                    f'in {source}, a *devkit* folder or {KIT_ARCHIVES} in it; name one with --val-labels')
 
 
 def read_val_labels(path, names, train_classes=None):
@@ -50,7 +61,8 @@ def read_val_labels(path, names, train_classes=None):
     * ``image label``: a list file of Chainer or Caffe, whose labels count the sorted training classes from 0;
     * one class per line, for the images in the order of their numbers;
     * one ILSVRC id per line, in the same order: ``ILSVRC2012_validation_ground_truth.txt``. Beside it must
-      lie ``map_clsloc.txt`` with lines ``class id``.
+      lie ``map_clsloc.txt`` with lines ``class id``, or ``meta.mat``;
+    * the development kit as distributed, ``ILSVRC2012_devkit_t12.tar.gz``, which holds those two.
 
     Args:
         path (str): The file.
@@ -64,12 +76,13 @@ def read_val_labels(path, names, train_classes=None):
         UserError: If the file has another form, does not tell every image's class, or names one that cannot
             be a folder.
     """
-    rows = [line.replace(',', ' ').split() for line in _read_text(path).splitlines()]
+    text, read_beside = _open(path)
+    rows = [line.replace(',', ' ').split() for line in text.splitlines()]
     rows = [row for row in rows if row and row[0] != 'ImageId']
     if not rows:
         raise UserError(f'{path}: holds no labels; give the classes of the validation images')
     if all(len(row) == 1 for row in rows):
-        classes = _by_number(path, [row[0] for row in rows], names)
+        classes = _by_number(path, [row[0] for row in rows], names, read_beside)
     elif all(len(row) > 1 for row in rows):
         by_stem = {_stem(row[0]): row[1] for row in rows}
         if all(value.isdigit() for value in by_stem.values()):
@@ -87,13 +100,13 @@ def read_val_labels(path, names, train_classes=None):
     return classes
 
 
-def _by_number(path, values, names):
-    """Give line i to the image whose name says that it is number i, from 1."""
+def _by_number(path, values, names, read_beside):
+    """Gives line i to the image whose name says that it is number i, from 1."""
     if all(value.isdigit() for value in values):
-        class_of = _read_id_map(path)
+        origin, class_of = _read_id_map(path, read_beside)
         missing = next((value for value in values if int(value) not in class_of), None)
         if missing is not None:
-            raise UserError(f'{path}: id {missing} is not in {ID_MAP} beside it; give the map that belongs '
+            raise UserError(f'{path}: id {missing} is not in {origin} beside it; give the map that belongs '
                             'to these labels')
         values = [class_of[int(value)] for value in values]
     classes = {}
@@ -119,20 +132,35 @@ def _name_labels(path, label_of, train_classes):
     return {image: names[int(label)] for image, label in label_of.items()}
 
 
-def _read_id_map(labels):
-    path = os.path.join(os.path.dirname(labels), ID_MAP)
-    if not os.path.isfile(path):
-        raise UserError(f'{labels}: holds ILSVRC ids, and {path} with lines "class id" is missing; make it '
-                        'as --help says, or give a file that names classes, such as LOC_val_solution.csv, '
-                        'with --val-labels')
+def _read_id_map(labels, read_beside):
+    """``(file, class name by ILSVRC id)`` from the first of :data:`ID_MAPS` beside the labels."""
+    for name in ID_MAPS:
+        data = read_beside(name)
+        if data is not None:
+            path = os.path.join(os.path.dirname(labels), name)
+            return name, _parse_id_map(path, data) if name.endswith('.txt') else _read_table(path, data)
+    raise UserError(f'{labels}: holds ILSVRC ids, and neither {ID_MAPS[0]} (lines "class id") nor '
+                    f'{ID_MAPS[1]} is beside it; take it from the development kit, or give a file that names '
+                    'classes, such as LOC_val_solution.csv, with --val-labels')
+
+
+def _parse_id_map(path, data):
     class_of = {}
-    for line in _read_text(path).splitlines():
+    for line in _text(path, data).splitlines():
         row = line.split()
         if row:
             if len(row) < 2 or not row[1].isdigit():
                 raise UserError(f'{path}: {line!r} is not a line "class id", such as "n02119789 1 kit_fox"')
             class_of[int(row[1])] = row[0]
     return class_of
+
+
+def _read_table(path, data):
+    try:
+        return matlab.read_class_of_id(data)
+    except matlab.UnreadableTable as error:
+        raise UserError(f'{path}: not the table of classes that the development kit has there ({error}); '
+                        'download or copy it again') from None
 
 
 def _check_known(path, classes, train_classes):
@@ -144,12 +172,47 @@ def _check_known(path, classes, train_classes):
                             'ILSVRC 2012, in their own order, with --val-labels')
 
 
-def _read_text(path):
+def _open(path):
+    """The text of a file of labels, and a function that gives the bytes of a file beside it, or None."""
+    if _ARCHIVE.fullmatch(path):
+        kit = _unpack_kit(path)
+        truth = next((name for name in sorted(kit) if name.endswith('_validation_ground_truth.txt')), None)
+        if truth is None:
+            raise UserError(f'{path}: holds no ILSVRC*_validation_ground_truth.txt; give the development kit '
+                            'of ILSVRC 2012, tasks 1 and 2')
+        return _text(f'{path}: {truth}', kit[truth]), kit.get
+
+    def read_beside(name):
+        beside = os.path.join(os.path.dirname(path), name)
+        return _read(beside) if os.path.isfile(beside) else None
+
+    return _text(path, _read(path)), read_beside
+
+
+def _unpack_kit(path):
+    """Bytes of the files in an archive, by their base names."""
     try:
-        with open(path, encoding='utf-8-sig') as file:
-            return file.read()
+        data = archive.unpacked(_read(path))
+        return {name: data[offset:offset + size]
+                for name, offset, size in archive.members(io.BytesIO(data), 0, len(data))}
+    except archive.DamagedArchive as error:
+        raise UserError(f'{path}: not a whole tar file ({error}); download or copy it again') from None
+
+
+def _read(path):
+    try:
+        with files.open_regular(path) as file:
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); give a file of labels') from None
+    if len(data) > _MAX_BYTES:
+        raise UserError(f'{path}: more than {_MAX_BYTES >> 20} MiB; give a file of labels')
+    return data
+
+
+def _text(path, data):
+    try:
+        return data.decode('utf-8-sig')
     except UnicodeDecodeError:
         raise UserError(f'{path}: not a text file; give a file of labels, see --help') from None
 
@@ -161,6 +224,8 @@ def _stem(name):
 def check_class_names(origin, names):
     """Return a class becomes a folder of the copy, and must not become one anywhere else."""
     for name in names:
-        if name in ('.', '..') or '/' in name or '\\' in name or CONTROL.search(name):
+        if (name in ('', '.', '..') or name != name.strip() or '/' in name or '\\' in name
+                or CONTROL.search(name)):
             raise UserError(f'{origin}: {name!r} cannot be the name of a class, which names a folder; give '
-                            'it one without separators and control characters, other than . and ..')
+                            'it one without separators, control characters and space at its ends, other than '
+                            '. and ..')

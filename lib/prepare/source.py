@@ -3,9 +3,9 @@
 A split (training or validation) may be any of these, in ``SRC`` itself or where Kaggle's archive puts it
 (``SRC/ILSVRC/Data/CLS-LOC``):
 
-* a folder ``train`` or ``val`` (or ``ILSVRC2012_img_train``, ``ILSVRC2012_img_val``) of class folders, of
-  ``nNNNNNNNN.tar`` files as distributed, or of both, as an interrupted unpacking leaves them: a tar file wins
-  over the folder of the same class;
+* a folder ``train``, ``val`` or ``validation`` (or ``ILSVRC2012_img_train``, ``ILSVRC2012_img_val``) of
+  class folders, of ``nNNNNNNNN.tar`` files as distributed, or of both, as an interrupted unpacking leaves
+  them: a tar file wins over the folder of the same class;
 * ``ILSVRC2012_img_train.tar``, which contains the ``nNNNNNNNN.tar`` files, or ``ILSVRC2012_img_val.tar``;
 * for validation, images in no class folder, whose classes a file of labels tells (:func:`read_val_labels`);
 * for training, or for a set that is not split, class folders or ``nNNNNNNNN.tar`` files in ``SRC`` itself.
@@ -16,23 +16,23 @@ bytes.
 
 import os
 import re
-import tarfile
 from typing import NamedTuple, Optional
 
+from lib import files
 from lib.data.datasets import IMAGE_SUFFIXES
+from lib.data.decoding import MAX_BYTES
 from lib.errors import UserError
+from lib.prepare.archive import DamagedArchive, members
+from lib.prepare.image import UnreadableImage
 from lib.prepare.labels import CONTROL, check_class_names, find_val_labels, read_val_labels
 
 TRAIN_NAMES = ('train', 'ILSVRC2012_img_train', 'ILSVRC2012_img_train.tar')
-VAL_NAMES = ('val', 'ILSVRC2012_img_val', 'ILSVRC2012_img_val.tar')
+VAL_NAMES = ('val', 'validation', 'ILSVRC2012_img_val', 'ILSVRC2012_img_val.tar')
 # No labels were published for these: never taken for a class.
 TEST_NAMES = ('test', 'ILSVRC2012_img_test', 'ILSVRC2012_img_test_v10102019')
 KAGGLE_FOLDER = os.path.join('ILSVRC', 'Data', 'CLS-LOC')
 
-
-
 _CLASS_TAR = re.compile(r'(n\d{8})\.tar')
-_TAR_BLOCK = 512
 
 
 class Location(NamedTuple):
@@ -51,12 +51,18 @@ class Split(NamedTuple):
 
 
 def read_image(location, name):
-    """Read the bytes of the image file ``name`` at ``location``; raise OSError where they cannot be."""
+    """Bytes of the image file ``name`` at ``location``.
+
+    Raises:
+        OSError: If they cannot be read, or it is no regular file.
+        UnreadableImage: If it is longer than an image is.
+    """
     container, offset, size = location
-    path = os.path.join(container, name) if size is None else container
-    with open(path, 'rb', buffering=0 if size is not None else -1) as file:
+    with files.open_regular(os.path.join(container, name) if size is None else container) as file:
         if size is None:
-            return file.read()
+            size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise UnreadableImage(f'{size} bytes, more than {MAX_BYTES}')
         file.seek(offset)
         return file.read(size)
 
@@ -169,17 +175,17 @@ def _scan_tar(path):
     try:
         with open(path, 'rb') as file:
             end = os.fstat(file.fileno()).st_size
-            for name, offset, size in list(_members(file, 0, end)):
+            for name, offset, size in list(members(file, 0, end)):
                 class_tar = _CLASS_TAR.fullmatch(name)
                 if class_tar:
-                    inner = _members(file, offset, offset + size)
+                    inner = members(file, offset, offset + size)
                     classes[class_tar.group(1)] = {
                         image: Location(path, *place) for image, *place in inner if _is_image(image)}
                 elif _is_image(name):
                     flat[name] = Location(path, offset, size)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); check that you may read it') from None
-    except tarfile.TarError as error:
+    except DamagedArchive as error:
         raise UserError(f'{path}: not a whole, uncompressed tar file ({error}); download or copy it '
                         'again') from None
     empty = next((class_name for class_name, images in classes.items() if not images), None)
@@ -187,27 +193,6 @@ def _scan_tar(path):
         raise UserError(f'{path}: holds no images' + (f' of class {empty}' if empty else '')
                         + '; download or copy it again')
     return classes, flat
-
-
-def _members(file, start, end):
-    """Yield (base name, offset, size) of the files in the tar archive at bytes [start, end) of ``file``."""
-    file.seek(start)
-    archive = tarfile.TarFile(fileobj=file)
-    position = start
-    while True:
-        member = archive.next()
-        if member is None or member.offset >= end:
-            break
-        archive.members.clear()  # else TarFile keeps 1.28 million of them
-        # Links and folders have no data, whatever size they state.
-        size = member.size if member.isreg() else 0
-        position = member.offset_data + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-        if member.isreg():
-            yield os.path.basename(member.name), member.offset_data, member.size
-    # tarfile takes the end of the file for the end of the archive: a download that broke off would pass.
-    file.seek(position)
-    if position + _TAR_BLOCK > end or any(file.read(_TAR_BLOCK)):
-        raise tarfile.ReadError('it breaks off')
 
 
 def _entries(path):

@@ -1,6 +1,7 @@
 """The command line of ``train_imagenet.py``."""
 
 import argparse
+import difflib
 import math
 import sys
 import time
@@ -11,6 +12,7 @@ from lib.run.launcher import launched_rank
 import models
 
 SECONDS_FOR_RANK_0 = 5
+MAX_LOADERS = 256  # per rank; a decoder takes some 60 MB
 
 
 VAL_BATCHSIZE = 250
@@ -18,6 +20,15 @@ VAL_BATCHSIZE = 250
 
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong on one line, once per job, and exits with status 2 on every rank."""
+
+    def parse_args(self, args=None, namespace=None):
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].split('=')[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, 1)
+            self.error(f'unrecognized arguments: {" ".join(unknown)}'
+                       + (f'; did you mean {near[0]}?' if near and word.startswith('-') else ''))
+        return options
 
     def error(self, message):
         if launched_rank() == 0:
@@ -125,7 +136,7 @@ def _parser():
 
     group = parser.add_argument_group('input')
     add = group.add_argument
-    add('-j', '--loaderjob', type=integer(0), default=2,
+    add('-j', '--loaderjob', type=integer(0, MAX_LOADERS), default=2,
         help='processes or threads per rank that decode images; 0 decodes in the training process')
     add('--loader', choices=('process', 'thread'), default='process', help='what they are')
     add('-b', '--val-batchsize', type=integer(1), default=VAL_BATCHSIZE, help='images per validation step')
@@ -186,6 +197,11 @@ def parse(argv=None):
     if args.force and args.resume:
         parser.error('--force starts afresh and --resume continues: leave out one')
     return args
+
+
+def plans_imagenet(args):
+    """Tell whether a plan without data is one of ImageNet, not of the sample set."""
+    return args.plan and args.train is None and (args.n_train is not None or args.workers is not None)
 
 
 def chosen_recipe(args):

@@ -1,10 +1,15 @@
 """A plan in words and as JSON, and what a finished run came to."""
 
+import math
+import textwrap
+
 from lib import constants, schedules
+
+_COLUMNS = 80
 
 
 def describe(plan):
-    """Describe a plan for people.
+    """Describe a plan for people, in lines of 80 columns.
 
     Args:
         plan (lib.plan.Plan): The job.
@@ -44,7 +49,13 @@ def describe(plan):
                  f'iteration; loss scale {plan.loss_scale:g}'),
     ]
     lines += [('deviation', text) for text in deviations(plan)]
-    return '\n'.join(f'{name:<14} {text}' for name, text in lines)
+    lines += [('reading', text) for text in readings(plan)]
+    return '\n'.join(_wrapped(name, text) for name, text in lines)
+
+
+def _wrapped(name, text):
+    return textwrap.fill(f'{name:<14} {text}', _COLUMNS, subsequent_indent=15 * ' ', break_long_words=False,
+                         break_on_hyphens=False)
 
 
 def as_dict(plan):
@@ -65,12 +76,30 @@ def as_dict(plan):
                    for row in plan.phases()],
         'n_parameters': plan.n_parameters, 'n_statistics': plan.n_statistics,
         'wire_bytes_per_iteration': plan.wire_bytes, 'deviations': deviations(plan),
+        'readings': readings(plan),
     }
 
 
 def deviations(plan):
     """List the differences from the paper's method and from its own run, each with its reason."""
-    return _deviations_of_the_method(plan.recipe) + _deviations_of_the_run(plan)
+    return (_deviations_of_the_method(plan.recipe) + _deviations_of_the_arithmetic(plan)
+            + _deviations_of_the_run(plan))
+
+
+def readings(plan):
+    """List what the papers leave open and this program has decided, with what it does."""
+    found = [f'batch normalization: epsilon {constants.BN_EPS:g}, which neither paper states']
+    if plan.recipe.transition != 'none':
+        first = 1 / math.sqrt(1 - constants.MU2)
+        found += [
+            f'start: m = 0, not corrected, so that the first RMSprop steps are up to {first:.0f} times as '
+            'large as eta_RMSprop',
+            'weight decay: lambda theta enters g before m does; where gamma is 0 a branch has no other '
+            'gradient in iteration 1, which normalized moves each of its weights '
+            f'{first * constants.ETA_RMSPROP:g} towards zero, some ten times that with momentum']
+    else:
+        found.append('weight decay: lambda theta enters g, and momentum with it')
+    return found
 
 
 def _deviations_of_the_method(recipe):
@@ -100,6 +129,23 @@ def _deviations_of_the_method(recipe):
     if recipe.epochs != constants.EPOCHS:
         found.append(f'length: {recipe.epochs} epochs instead of {constants.EPOCHS}; all that is counted '
                      f'in epochs scales by {recipe.epoch_scale:.4g}')
+    return found
+
+
+def _deviations_of_the_arithmetic(plan):
+    found = ['first iteration: updates; ChainerMN\'s optimizer spends its first minibatch on a broadcast',
+             'CPU: convolution and batch normalization are this project\'s own; on a GPU they are Chainer\'s']
+    if plan.allreduce_grad_dtype == 'float16':
+        found += [
+            'mean: divided in float32, after the sum; ChainerMN divides in float16, where most means of '
+            'small gradients become zero at 1024 workers',
+            'sum: on GPUs NCCL\'s, in float16; on CPUs in float32, rounded once']
+        if plan.virtual_workers > 1:
+            found.append(f'rounding: each process rounds the mean of its {plan.virtual_workers} workers to '
+                         'float16 once, not each worker')
+        if plan.loss_scale == 1:
+            found.append('underflow: some gradients of the branches become zero on the wire in the first ten '
+                         'iterations (3 % in iteration 2); a --loss-scale above 1 keeps them')
     return found
 
 

@@ -94,19 +94,19 @@ def refuse_shared(bindings):
     """Refuse two processes on one GPU.
 
     Args:
-        bindings (list): By rank: ``(host, identity, visible)``: identity of the GPU, equal for one GPU only,
-            and how many GPUs the process sees.
+        bindings (list): By rank: ``((first, host), identity, visible)``: the host's first rank and name,
+            identity of the GPU, equal on a host for one GPU only, and how many GPUs the process sees.
 
     Raises:
         UserError: Names the ranks, the host and the GPU.
     """
     ranks = {}
-    for rank, (host, identity, visible) in enumerate(bindings):
-        first = ranks.setdefault((host, identity), rank)
+    for rank, (node, identity, visible) in enumerate(bindings):
+        first = ranks.setdefault((node, identity), rank)
         if first != rank:
-            processes = sum(other == host for other, _, _ in bindings)
+            processes = sum(other == node for other, _, _ in bindings)
             raise UserError(
-                f'ranks {first} and {rank} on host {host} share the GPU {identity}: {processes} processes '
+                f'ranks {first} and {rank} on host {node[1]} share the GPU {identity}: {processes} processes '
                 f'there, of which rank {rank} sees {visible} GPU{"s" * (visible != 1)}; start one process '
                 'per GPU, and --virtual-workers for more workers')
 
@@ -133,9 +133,14 @@ def bind(communicator, comm, tf32=False):
     if communicator == 'naive':
         device = chainer.get_device('@numpy')
     else:
+        from mpi4py import MPI
         visible = cuda.cupy.cuda.runtime.getDeviceCount()
-        index = choose_gpu(comm.intra_rank, visible)
-        refuse_shared(comm.mpi_comm.allgather((platform.node(), _identity(index), visible)))
+        # By shared memory: two hosts may have one name.
+        neighbors = comm.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
+        index = choose_gpu(neighbors.Get_rank(), visible)
+        node = neighbors.bcast(comm.rank), platform.node()
+        refuse_shared(comm.mpi_comm.allgather((node, _identity(index), visible)))
+        neighbors.Free()
         device = chainer.get_device(f'@cupy:{index}')
         # Read at the first product and convolution. cuDNN uses TF32 unless forbidden, CuPy's products do not
         # unless asked to.

@@ -10,6 +10,7 @@ from lib.communication import collectives, communicators
 from lib.data.decoder_pool import ImagePool
 from lib.errors import UserError, shortage
 from lib.run import devices, excepthook, terminal
+from lib.run.watchdog import StallWatchdog
 
 import chainer
 import numpy as np
@@ -26,12 +27,14 @@ class Job:
         communicator (str): Its name, ``pure_nccl`` or ``naive``.
         device (chainer.backend.Device): This process's.
         pool (ImagePool): Decodes this process's images.
+        watchdog (StallWatchdog or None): Ends the job when it stands still.
     """
 
     comm: Any
     communicator: str
     device: Any
     pool: ImagePool
+    watchdog: Any
 
     @property
     def on_cpu(self):
@@ -40,11 +43,17 @@ class Job:
 
     def everyone(self, function, *arguments):
         """Call on every process; a failure of one is everyone's."""
-        return collectives.collectively(self.comm.mpi_comm, function, *arguments)
+        return self._step(collectives.collectively, function, *arguments)
 
     def first(self, function, *arguments):
         """Call on rank 0; the result, or the failure, is everyone's."""
-        return collectives.first(self.comm.mpi_comm, function, *arguments)
+        return self._step(collectives.first, function, *arguments)
+
+    def _step(self, together, *call):
+        result = together(self.comm.mpi_comm, *call)
+        if self.watchdog:
+            self.watchdog.beat()
+        return result
 
     def say(self, text):
         """Print on rank 0, at once."""
@@ -89,6 +98,10 @@ def join(args, stack, stop_request=None):
     except UserError as raised:
         error = raised
     world = communicators.world()
+    watchdog = None
+    if args.stall_timeout:  # from here on: the first message may already be stuck
+        watchdog = StallWatchdog(world, args.stall_timeout)
+        stack.callback(watchdog.stop)
     excepthook.install_excepthook(world)
     if stop_request:
         stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
@@ -101,4 +114,4 @@ def join(args, stack, stop_request=None):
     # Shapes are the program's own, and compared at every call of every function.
     chainer.global_config.type_check = False
     chainer.global_config.dtype = chainer.mixed16 if args.dtype == 'mixed16' else np.dtype(args.dtype)
-    return Job(comm, name, device, pool)
+    return Job(comm, name, device, pool, watchdog)

@@ -12,6 +12,7 @@ from lib.run import lock
 WEIGHTS = 'model.npz'
 FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
          FINISHED_MARK)
+EVENTS = 'events.out.tfevents.'  # TensorBoard's, one per start
 
 
 def prepare(out, resume, force):
@@ -44,7 +45,9 @@ def prepare(out, resume, force):
                         'with --resume auto, give it up with --force, or choose another directory')
     if force:
         try:
-            clear(out, [FINISHED_MARK])
+            # Event files join into one curve, whose steps would go back.
+            events = [name for name in entries if name.startswith(EVENTS)]
+            clear(out, [FINISHED_MARK, *events])
             directory.remove_all(out)
         except OSError as error:
             raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '

@@ -10,6 +10,10 @@ import types
 from lib.errors import EXIT_FAULT
 from lib.run.excepthook import end_job, say, where
 
+_NETWORK = ('no iteration yet: do all hosts reach each other? A firewall between them holds messages up; so '
+            'does a network that each has for itself under one address, such as docker0 (mpirun --mca '
+            'btl_tcp_if_exclude lo,docker0); so do two hosts of one name\n')
+
 
 class StallWatchdog:
     """End the job when no iteration has finished for ``timeout`` seconds.
@@ -21,8 +25,8 @@ class StallWatchdog:
 
     Args:
         mpi_comm: mpi4py communicator of the job.
-        timeout (float): Seconds. The first iteration, a validation and a checkpoint have to fit in, or be
-            accompanied by :meth:`beat`.
+        timeout (float): Seconds. A step of the set-up, the first iteration, a validation and a checkpoint
+            have to fit in, or be accompanied by :meth:`beat`.
     """
 
     def __init__(self, mpi_comm, timeout):
@@ -55,7 +59,7 @@ class StallWatchdog:
         stacks = [f'thread {names.get(ident, ident)}:\n' + ''.join(traceback.format_stack(frame))
                   for ident, frame in sys._current_frames().items() if ident != threading.get_ident()]
         return (f'{where(self._mpi_comm)}: no iteration for {idle:.0f} s, last finished: {last}; '
-                'ending the job\n' + ''.join(stacks))
+                f'ending the job\n{_NETWORK * (self._iteration is None)}' + ''.join(stacks))
 
 
 def _watch(watchdog):

@@ -3,6 +3,7 @@
 import mmap
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_other_statuses_pass_through_without_a_restart(status, fake, tmp_path):
 @pytest.mark.parametrize('script, words', [('launch.sh', ['2', '--']), ('sample_cpu.sh', []),
                                            ('paper_1024.sh', []), ('paper_1024.slurm', [])])
 def test_status_0_in_the_middle_of_a_run_is_not_believed(script, words, fake):
-    env = {**fake('lost'), 'OUT': 'result', 'SLURM_SUBMIT_DIR': str(JOBS.parent)}
+    env = {**fake('lost'), 'OUT': 'result'}
     process = start(env, *words, script=script)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -249,6 +250,18 @@ def test_signal_during_one_process_without_mpirun(tmp_path):
     assert process.returncode == 75
 
 
+def test_one_process_that_stopped_unasked_starts_again_without_mpirun(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/bash\ncd "$(dirname "$0")"\necho "$*" >> calls\n'
+                      '[[ -e result ]] || { mkdir result; exit 75; }\n: > result/finished\n')
+    python.chmod(0o755)
+    process = start(environment(PYTHON=str(python)), '1', '--', '--out', str(tmp_path / 'result'))
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    first, second = lines(tmp_path / 'calls')
+    assert first.split()[0] == second.split()[0] and first.split()[0].endswith('train_imagenet.py')
+
+
 def test_bad_number_of_ranks_is_refused():
     process = start(environment(), 'two', '--')
     _, err = process.communicate(timeout=30)
@@ -286,11 +299,28 @@ def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path
 
 @pytest.mark.parametrize('count, waits', [(None, False), ('0', False), ('2', True)])
 def test_requeued_job_waits_for_what_the_earlier_one_left_behind(count, waits, fake):
-    env = {**fake(), 'DRY_RUN': '1', **({} if count is None else {'SLURM_RESTART_COUNT': count})}
-    process = start(env, '--seed', '3', script='paper_1024.slurm', cwd=JOBS.parent)
+    env = {**fake(), 'DRY_RUN': '1', 'SLURM_SUBMIT_DIR': str(JOBS.parent),
+           **({} if count is None else {'SLURM_RESTART_COUNT': count})}
+    process = start(env, '--seed', '3', script='paper_1024.slurm')
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert ('--seed 3 --wait' in out) == waits
+
+
+def test_copy_that_slurm_runs_finds_the_scripts_wherever_it_was_submitted(fake, tmp_path):
+    spool, bin = tmp_path / 'spool', tmp_path / 'bin'
+    spool.mkdir()
+    bin.mkdir()
+    shutil.copy(JOBS / 'paper_1024.slurm', spool / 'slurm_script')
+    (bin / 'scontrol').write_text(f'#!/bin/bash\necho "JobId=17 JobName=x"\n'
+                                  f'echo "   Command={JOBS}/paper_1024.slurm --seed 3"\n')
+    (bin / 'scontrol').chmod(0o755)
+    env = {**fake(), 'DRY_RUN': '1', 'SLURM_JOB_ID': '17', 'SLURM_SUBMIT_DIR': str(tmp_path),
+           'PATH': f'{bin}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', spool / 'slurm_script', '--seed', '3'], env=env, cwd=tmp_path, text=True,
+                          capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert f'{JOBS.parent}/train_imagenet.py' in done.stdout and '--seed 3' in done.stdout
 
 
 def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
@@ -306,6 +336,162 @@ def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
         process.communicate(timeout=30)
         assert process.returncode == 75
         assert lines(tmp_path / 'scontrol.calls') == calls
+
+
+@pytest.mark.parametrize('silent, calls', [('', []), ('n2', ['requeue 17'])])
+def test_a_fault_is_followed_by_requeue_only_if_a_node_does_not_answer(silent, calls, fake, tmp_path):
+    (tmp_path / 'scontrol').write_text('#!/bin/bash\ncd "$(dirname "$0")"\nif [[ $1 == show ]]; then '
+                                       "printf 'n1\\nn2\\n'; else echo \"$*\" >> scontrol.calls; fi\n")
+    (tmp_path / 'srun').write_text(
+        f'#!/bin/bash\n[[ "$*" != *"--nodelist={silent or "none"} "* ]] || exit 255\n')
+    for name in 'scontrol', 'srun':
+        (tmp_path / name).chmod(0o755)
+    env = {**fake(1), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17',
+           'SLURM_JOB_NODELIST': 'n[1-2]', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    process = start(env, script='paper_1024.slurm')
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert lines(tmp_path / 'scontrol.calls') == calls
+
+
+# Several hosts
+
+@pytest.mark.parametrize('options, env, spans', [
+    (['2'], {}, False), (['2'], {'RANKS_PER_NODE': '1'}, True), (['2', '--host', 'a,b'], {}, True)])
+def test_only_across_hosts_daemons_are_watched_closely_and_a_standstill_is_not_for_ever(
+        options, env, spans, fake):
+    out, _ = start({**fake(), **env}, '--dry-run', *options, '--', '--seed', '3').communicate(timeout=30)
+    for words in ('--prtemca oob_tcp_keepalive_time 10', '--mca btl_tcp_if_exclude lo,docker0',
+                  '--seed 3 --stall-timeout 300'):
+        assert (words in out.replace('\\', '')) == spans
+
+
+def test_the_users_choice_of_interfaces_keepalive_and_patience_counts(fake):
+    env = {**fake(), 'RANKS_PER_NODE': '1', 'OMPI_MCA_btl_tcp_if_include': 'eth1'}
+    out, _ = start(env, '--dry-run', '2', '--prtemca', 'oob_tcp_keepalive_time', '60', '--',
+                   '--stall-timeout', '900').communicate(timeout=30)
+    assert 'btl_tcp_if_exclude' not in out
+    assert 'oob_tcp_keepalive_time 60' in out and 'oob_tcp_keepalive_probes' not in out
+    assert '--stall-timeout 900' in out and '--stall-timeout 300' not in out
+
+
+def test_settings_of_ucx_travel_to_the_ranks(fake):
+    out, _ = start({**fake(), 'UCX_TLS': 'tcp'}, '--dry-run', '2', '--').communicate(timeout=30)
+    assert '-x UCX_TLS ' in out
+
+
+def test_a_killed_script_leaves_a_stop_request(fake, tmp_path):
+    process = start(fake('wait'), '2', '--')
+    assert process.stdout.readline() == 'ready\n'
+    process.kill()
+    process.communicate(timeout=30)  # reads until mpirun, too, has closed its output
+    assert lines(tmp_path / 'signals') == ['USR1']
+
+
+@pytest.fixture
+def silent(tmp_path, monkeypatch):
+    """The file that names the hosts which do not answer."""
+    agent = tmp_path / 'agent'
+    agent.write_text('#!/bin/sh\ncd "$(dirname "$0")"\nif grep -qx "$1" silent; then exit 255; fi\n')
+    agent.chmod(0o755)
+    monkeypatch.setenv('PRTE_MCA_plm_ssh_agent', str(agent))
+    (tmp_path / 'silent').touch()
+    return tmp_path / 'silent'
+
+
+HOSTFILE = '# the rack\na slots=4\nb slots=4 max_slots=8\n\nc slots=4\n'
+
+
+def test_a_host_that_does_not_answer_is_left_out_and_its_workers_are_played_by_the_others(
+        fake, silent, tmp_path):
+    (tmp_path / 'file').write_text(HOSTFILE)
+    silent.write_text('b\n')
+    process = start(fake(1, 0), '12', '--hostfile', 'file', '--mca', 'pml', 'ob1', '--',
+                    '--virtual-workers', '2', '--seed', '3', '--force')
+    _, err = process.communicate(timeout=30)
+    first, second = lines(tmp_path / 'calls')
+    assert '-np 12 --hostfile file --mca pml ob1' in first
+    assert '-np 8 --host a:4,c:4 --mca pml ob1' in second
+    assert second.endswith('--seed 3 --stall-timeout 300 --workers 24 --resume auto --wait')
+    assert 'hostfile' not in second and '--force' not in second and 'virtual' not in second
+    assert 'launch: left out, for want of an answer: b; 24 workers on 8 ranks of 2 hosts' in err
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize('given, expected', [
+    (['--host', 'a,b,c'], '-np 4 --host a:2,c:2'), (['--host', 'a:2,b:3,c:1'], '-np 3 --host a:2,c:1')])
+def test_ranks_left_are_those_of_the_hosts_left(given, expected, fake, silent, tmp_path):
+    silent.write_text('b\n')
+    start(fake(1, 0), '6', *given, '--').communicate(timeout=30)
+    assert expected in lines(tmp_path / 'calls')[1]
+
+
+def test_a_host_has_no_more_ranks_than_the_script_gives_each(fake, silent, tmp_path):
+    silent.write_text('b\n')
+    env = {**fake(1, 0), 'RANKS_PER_NODE': '2'}
+    start(env, '6', '--host', 'a:16,b:16,c:16', '--').communicate(timeout=30)
+    assert '-np 4 --host a:2,c:2' in lines(tmp_path / 'calls')[1]
+
+
+def test_a_fault_is_passed_on_when_all_hosts_answer(fake, silent, tmp_path):
+    process = start(fake(1, 0), '6', '--host', 'a,b,c', '--')
+    process.communicate(timeout=30)
+    assert process.returncode == 1 and len(lines(tmp_path / 'calls')) == 1
+
+
+def test_bad_arguments_are_no_reason_to_look_for_lost_hosts(fake, silent, tmp_path):
+    silent.write_text('b\n')
+    process = start(fake(2, 0), '6', '--host', 'a,b,c', '--')
+    process.communicate(timeout=30)
+    assert process.returncode == 2 and len(lines(tmp_path / 'calls')) == 1
+
+
+def test_a_fault_on_the_hosts_that_are_left_is_passed_on(fake, silent, tmp_path):
+    silent.write_text('b\n')
+    process = start(fake(1, 134, 0), '6', '--host', 'a,b,c', '--')
+    process.communicate(timeout=30)
+    assert process.returncode == 134 and len(lines(tmp_path / 'calls')) == 2
+
+
+def test_when_most_hosts_do_not_answer_it_is_not_they_who_are_lost(fake, silent, tmp_path):
+    silent.write_text('b\nc\n')
+    process = start(fake(1, 0), '6', '--host', 'a,b,c', '--')
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and len(lines(tmp_path / 'calls')) == 1
+    assert 'launch: only 1 of 3 hosts answer: not starting again' in err
+
+
+def test_every_start_asks_all_hosts_anew(fake, silent, tmp_path):
+    silent.write_text('b\n')
+    env = fake(1, 75, 0)
+    mpirun = pathlib.Path(env['MPIRUN'])
+    mpirun.write_text(FAKE_MPIRUN.replace('echo ready', '[[ $status != 75 ]] || : > silent'))
+    start(env, '6', '--host', 'a,b,c', '--', '--seed', '3').communicate(timeout=30)
+    assert '-np 6 --host a,b,c ' in lines(tmp_path / 'calls')[2]
+    assert '--workers' not in lines(tmp_path / 'calls')[2]
+
+
+def test_a_job_loses_hosts_three_times_at_most(fake, silent, tmp_path):
+    env = fake(1, 1, 1, 1, 0)
+    names = [f'h{number}' for number in range(10)]
+    mpirun = pathlib.Path(env['MPIRUN'])
+    mpirun.write_text(FAKE_MPIRUN.replace('echo ready', 'echo "h$(wc -l < silent)" >> silent'))
+    process = start(env, '10', '--host', ','.join(names), '--')
+    process.communicate(timeout=30)
+    assert process.returncode == 1 and len(lines(tmp_path / 'calls')) == 4
+
+
+def test_a_stop_asked_for_while_hosts_are_asked_is_kept(fake, silent, tmp_path):
+    silent.write_text('b\n')
+    agent = tmp_path / 'agent'
+    agent.write_text(agent.read_text().replace('cd', 'kill -TERM "$(cat "$(dirname "$0")/script")"; cd', 1))
+    env = fake(1, 0)
+    pathlib.Path(env['MPIRUN']).write_text(FAKE_MPIRUN.replace('echo ready', 'read -r < never'))
+    process = start(env, '2', '--host', 'b,c', '--')
+    (tmp_path / 'script').write_text(str(process.pid))
+    (tmp_path / 'never').write_text('go on\n')
+    process.communicate(timeout=30)
+    assert process.returncode == 75 and len(lines(tmp_path / 'calls')) == 1
 
 
 @pytest.fixture

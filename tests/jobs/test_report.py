@@ -127,6 +127,14 @@ def test_names_are_the_shortest_that_differ():
     assert report.short_names(['x/a', 'x/b']) == {'x/a': 'a', 'x/b': 'b'}
 
 
+def test_legend_names_the_seeds_where_they_are_all_that_differs(make_run):
+    runs = [report.read_run(str(make_run(f'runs/{seed}', [0.5], seed=seed))) for seed in (0, 1)]
+    other = report.read_run(str(make_run('runs/2', [0.5], seed=2, workers=8)))
+    names = report.short_names([run.path for run in [*runs, other]])
+    assert list(report.legend_names(runs, names).values()) == ['seed 0', 'seed 1']
+    assert list(report.legend_names([*runs, other], names).values()) == ['0', '1', '2']
+
+
 def test_median_takes_what_there_is_of_a_short_run():
     assert report.median_of_last([0.1, 0.9, 0.4]) == 0.4
     assert report.median_of_last([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]) == 0.3

@@ -1,5 +1,6 @@
 import dataclasses
 
+from lib.errors import UserError
 from lib.plan import Plan
 from lib.recipe import PUBLISHED, Recipe
 
@@ -23,6 +24,20 @@ def test_paper_job_has_the_published_learning_rates():
     phases = paper_plan().phases()
     assert [row[:2] for row in phases] == [(0, 40), (40, 70), (70, 85), (85, 90)]
     assert [row[2] for row in phases] == pytest.approx([6.4, 0.96, 0.128, 0.0128], rel=1e-12)
+
+
+@pytest.mark.parametrize('iteration, told', [
+    (0, 'epoch 0, phase 0 to 40, eta 6.4'), (1564, 'epoch 40, phase 40 to 70, eta 0.96'),
+    (3518, 'epoch 89.98, phase 85 to 90, eta 0.0128')])
+def test_moment_of_an_iteration_names_its_phase(iteration, told):
+    assert paper_plan().moment(iteration) == told
+
+
+@pytest.mark.parametrize('change, words', [({'n_class': 1}, 'one class'), ({'n_train': 1023}, '1,023')])
+def test_job_in_which_there_is_nothing_to_learn_is_refused(change, words):
+    paper_plan().check()
+    with pytest.raises(UserError, match=words):
+        paper_plan(**change).check()
 
 
 def test_goyal_job_warms_up_first():

@@ -123,9 +123,10 @@ def run(tmp_path):
     for iteration in (1, 2):
         model = networks[iteration] = models.build('resnet8', 3, seed=iteration)
         optimizer = RMSpropWarmup(lr=0.01).setup(model)
-        job = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3, 'seed': 0}
+        job = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3, 'seed': 0, 'iterations': 2}
+        network = {'network': DESCRIPTION} if iteration == 2 else {}
         file.write(directory.path_of(tmp_path, iteration), state.flatten(model, optimizer),
-                   description(iteration, job=job, **({'network': DESCRIPTION} if iteration == 2 else {})))
+                   description(iteration, job=job, **network))
     return types.SimpleNamespace(out=tmp_path, networks=networks)
 
 

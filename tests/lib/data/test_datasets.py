@@ -220,9 +220,28 @@ def test_empty_list_is_refused(tmp_path, text):
     assert f'{path}: the list is empty' in error_of(read_list, path)
 
 
-def test_list_that_is_not_utf8_is_refused_with_the_line(tmp_path):
-    path = write(tmp_path / 'list.txt', b'a.jpg 0\n\xe9.jpg 0\n')
-    assert f'{path}, line 2: not UTF-8' in error_of(read_list, path)
+def test_list_that_is_no_text_is_refused_with_the_line(tmp_path):
+    path = write(tmp_path / 'list.txt', 'a.jpg 0\n'.encode('utf-16'))
+    assert f'{path}, line 1: not text' in error_of(read_list, path)
+
+
+def test_path_in_a_list_is_the_bytes_of_the_file_system(tmp_path):
+    (tmp_path / os.fsdecode(b'\xe9.jpg')).write_bytes(b'')
+    path = write(tmp_path / 'list.txt', b'\xe9.jpg 0\n')
+    assert os.fsencode(read_list(path, str(tmp_path)).path(0)).endswith(b'\xe9.jpg')
+
+
+@pytest.mark.parametrize('name, content', [('train.tar', b''), ('train', bytes(257) + b'ustar\0' + bytes(9)),
+                                           ('train.tar.gz', b'\x1f\x8b')])
+def test_archive_leads_to_the_command_that_unpacks_it(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    assert f'{path}: an archive; `python -m lib.prepare`' in error_of(read_list, path)
+
+
+def test_folder_of_archives_leads_to_the_command_that_unpacks_them(tmp_path):
+    make(tmp_path, 'n01440764.tar', 'n01751748.tar')
+    assert 'such as n0' in error_of(read_directory, str(tmp_path))
+    assert '`python -m lib.prepare`' in error_of(read_directory, str(tmp_path))
 
 
 def test_unreadable_list_is_refused(tmp_path, monkeypatch):

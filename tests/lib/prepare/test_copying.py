@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import time
 
 from lib.data import datasets
 from lib.prepare import __main__ as prepare
+from lib.prepare import copying
 
 import numpy as np
 import pytest
@@ -114,7 +116,7 @@ def test_new_images_are_added_to_an_earlier_copy(tree, prepared, tmp_path):
     assert files(destination) == files(prepared)
 
 
-def test_odd_images_are_mended_or_left_out_and_named(tmp_path, capfd):
+def test_odd_images_are_repaired_or_left_out_and_named(tmp_path, capfd):
     source = make_tree(tmp_path / 'source', splits=('train',))
     folder = source / 'train' / CLASSES[1]
     whole = jpeg(7, (300, 200))
@@ -188,6 +190,19 @@ def test_validation_classes_that_are_not_trained_are_not_taken(tree, tmp_path, c
     assert val.labels.tolist() == train.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+MANY = 240  # images of one content: some seconds of work
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A tree that takes long enough to be interrupted in the middle."""
+    source = make_tree(tmp_path / 'source', 1, ('train',), (640, 480))
+    for folder in (source / 'train').iterdir():
+        for i in range(1, MANY // len(CLASSES)):
+            os.link(folder / f'{folder.name}_0.JPEG', folder / f'{folder.name}_{i}.JPEG')
+    return source
+
+
 def wait_for(process, count, top):
     """Waits until ``count`` images are in ``top``; the run must still be going."""
     while len(list(top.glob('train/*/[!.]*.JPEG'))) < count:
@@ -196,53 +211,38 @@ def wait_for(process, count, top):
 
 
 @pytest.mark.parametrize('ctrl_c', [False, True])
-def test_interrupted_run_leaves_whole_files_and_is_continued(tmp_path, ctrl_c):
-    source, destination = make_tree(tmp_path / 'source', 20, ('train',), (320, 240)), tmp_path / 'copy'
-    # One image is long in coming, so that the interruption surely comes in the middle: 3 behind it wait too.
-    late = source / 'train' / CLASSES[1] / f'{CLASSES[1]}_0.JPEG'
-    data = late.read_bytes()
-    late.unlink()
-    os.mkfifo(late)
-    process = start(source, destination)
+def test_interrupted_run_leaves_whole_files_and_is_continued(many, tmp_path, ctrl_c):
+    destination = tmp_path / 'copy'
+    process = start(many, destination)
+    wait_for(process, 20, destination)
     if ctrl_c:
-        wait_for(process, 56, destination)
         os.killpg(process.pid, signal.SIGINT)
-        writer = os.open(late, os.O_WRONLY | os.O_NONBLOCK)  # raises if nobody waits for the image any more
-        os.write(writer, data)
-        os.close(writer)
         out, err = process.communicate(timeout=60)
         assert process.returncode == prepare.EXIT_INTERRUPTED
         assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
         assert 'Traceback' not in err
     else:
-        wait_for(process, 20, destination)
         process.kill()
         process.communicate(timeout=60)
-    late.unlink()
-    late.write_bytes(data)
 
     interrupted = images(destination)
+    assert 20 <= len(interrupted) < len(images(many))
     assert not (destination / 'train.txt').exists()
     left = f'{CLASSES[0]}_0.JPEG.partial-{os.uname().nodename}-{process.pid}'
     (destination / 'train' / CLASSES[0] / left).write_bytes(b'half')
-    assert run(source, destination) == 0
-    assert run(source, tmp_path / 'uninterrupted') == 0
+    assert run(many, destination) == 0
+    assert run(many, tmp_path / 'uninterrupted') == 0
     assert files(destination) == files(tmp_path / 'uninterrupted')
-    assert len(images(destination)) == 60
+    assert len(images(destination)) == len(images(many))
     assert interrupted.items() <= images(destination).items()
 
 
-def test_processes_end_with_a_killed_run(tmp_path):
-    source = make_tree(tmp_path / 'source', 1, ('train',))
-    blocked = source / 'train' / CLASSES[2] / 'never.JPEG'
-    os.mkfifo(blocked)
-    process = start(source, tmp_path / 'copy')
+def test_processes_end_with_a_killed_run(many, tmp_path):
+    process = start(many, tmp_path / 'copy')
     wait_for(process, 3, tmp_path / 'copy')
     process.kill()
-    # The pipes close once every process of the run has ended.
-    process.communicate(timeout=60)
-    with pytest.raises(OSError, match='No such device'):  # nobody reads the named pipe any more
-        os.open(blocked, os.O_WRONLY | os.O_NONBLOCK)
+    process.communicate(timeout=60)  # the pipes close once every process of the run has ended
+    assert len(images(tmp_path / 'copy')) < len(images(many))
 
 
 def error_line(capfd):
@@ -329,6 +329,126 @@ def test_copy_is_not_continued_with_other_settings(tree, prepared, capfd, option
     assert run(tree, prepared, *options) == 2
     assert 'prepared with --short-side 32 --quality 90' in error_line(capfd)
     assert files(prepared) == before
+
+
+# What is in the copy already.
+
+@pytest.mark.parametrize('damage', [lambda data: b'', lambda data: data[:-100]], ids=['empty', 'cut'])
+def test_file_that_is_not_whole_is_made_again(tree, prepared, tmp_path, capfd, damage):
+    shutil.copytree(prepared, tmp_path / 'copy')
+    path = tmp_path / 'copy' / 'train' / CLASSES[1] / f'{CLASSES[1]}_2.JPEG'
+    path.write_bytes(damage(path.read_bytes()))
+    assert run(tree, tmp_path / 'copy') == 0
+    assert '1 resized' in capfd.readouterr().out
+    assert files(tmp_path / 'copy') == files(prepared)
+
+
+def test_where_the_images_came_from_is_recorded(tree, prepared):
+    found = json.loads((prepared / 'prepare.json').read_text())
+    assert found == {'short_side': 32, 'quality': 90,
+                     'sources': {'train': str(tree / 'train'), 'val': str(tree / 'val')}}
+
+
+def test_other_images_of_the_same_names_end_in_one_line(prepared, tmp_path, capfd):
+    other = make_tree(tmp_path / 'other')
+    for path in other.rglob('*.JPEG'):
+        path.write_bytes(jpeg((path.name.encode()[-6], 9)))
+    before = files(prepared)
+    assert run(other, prepared) == 2
+    assert f'not what {other}/train makes; prepared from ' in error_line(capfd)
+    assert files(prepared) == before
+
+
+def test_source_may_have_moved(tree, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / 'copy')
+    shutil.copytree(tree, tmp_path / 'moved')
+    assert run(tmp_path / 'moved', tmp_path / 'copy') == 0
+
+
+def test_images_that_the_source_does_not_have_end_in_one_line(tree, prepared, tmp_path, capfd):
+    smaller = tmp_path / 'smaller'
+    shutil.copytree(tree, smaller)
+    shutil.rmtree(smaller / 'train' / CLASSES[2])
+    (smaller / 'train' / CLASSES[0] / f'{CLASSES[0]}_1.JPEG').unlink()
+    before = files(prepared)
+    assert run(smaller, prepared) == 2
+    assert f'{prepared}/train: holds 4 images that {smaller}/train has not' in error_line(capfd)
+    assert files(prepared) == before
+
+
+def test_set_that_is_not_split_does_not_join_one_that_is(tree, prepared, capfd):
+    assert run(tree / 'train', prepared) == 2
+    assert 'is split into train and val' in error_line(capfd)
+
+
+@pytest.mark.parametrize('order', [('train', 'val'), ('val', 'train')])
+def test_splits_prepared_one_by_one_have_the_labels_of_the_training_set(tmp_path, order):
+    source, copy = make_tree(tmp_path / 'source'), tmp_path / 'copy'
+    shutil.rmtree(source / 'val' / CLASSES[0])
+    for split in order:
+        (tmp_path / split).mkdir()
+        (source / split).rename(tmp_path / split / split)
+        assert run(tmp_path / split, copy) == 0
+    assert (copy / 'val.txt').read_text().splitlines() == [
+        f'val/{CLASSES[c]}/{CLASSES[c]}_{i}.JPEG {c}' for c in (1, 2) for i in range(3)]
+
+
+# Names and files that are not what they seem.
+
+def test_names_are_printed_so_that_they_show_and_the_lists_are_written(tmp_path):
+    source, copy = make_tree(tmp_path / 'source', 1, ('train',)), tmp_path / 'copy'
+    odd = os.fsdecode(b'\xff\xfe\x1b[31mbad.JPEG'.replace(b'\x1b', '\u202e'.encode()))
+    (source / 'train' / CLASSES[0] / odd).write_bytes(b'no image')
+    process = start(source, copy)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == prepare.EXIT_LEFT_OUT, err
+    assert r'\xff\xfe\u202e[31mbad.JPEG' in out
+    assert len((copy / 'train.txt').read_text().splitlines()) == 3
+
+
+def test_image_of_a_name_that_is_no_text_is_prepared_and_trained_on(tmp_path):
+    source, copy = make_tree(tmp_path / 'source', 1), tmp_path / 'copy'
+    name = os.fsdecode(b'\xff\xfe.JPEG')
+    (source / 'train' / CLASSES[0] / name).write_bytes(jpeg(3))
+    assert run(source, copy) == 0
+    train, _ = datasets.open_pair(str(copy / 'train.txt'), str(copy / 'val.txt'), str(copy))
+    assert os.path.basename(train.path(1)) == name
+    assert Image.open(train.path(1)).size == (43, 32)
+
+
+def test_longest_name_is_prepared_and_one_too_long_for_its_suffix_left_out(tmp_path, capfd):
+    source, copy = make_tree(tmp_path / 'source', 1, ('train',)), tmp_path / 'copy'
+    folder = source / 'train' / CLASSES[0]
+    (folder / ('x' * 250 + '.JPEG')).write_bytes(jpeg(1))
+    (folder / ('y' * 249 + '.png')).write_bytes(jpeg(2, kind='PNG'))
+    assert run(source, copy) == prepare.EXIT_LEFT_OUT
+    assert 'y.png.JPEG (File name too long)' in capfd.readouterr().out
+    assert (copy / 'train' / CLASSES[0] / ('x' * 250 + '.JPEG')).exists()
+
+
+def test_what_is_no_regular_file_is_left_out_unopened(tmp_path, capfd):
+    source, copy = make_tree(tmp_path / 'source', 1, ('train',)), tmp_path / 'copy'
+    folder = source / 'train' / CLASSES[0]
+    (folder / 'zero.JPEG').symlink_to('/dev/zero')
+    os.mkfifo(folder / 'pipe.JPEG')
+    (folder / 'folder.JPEG').mkdir()
+    assert run(source, copy) == prepare.EXIT_LEFT_OUT
+    out = capfd.readouterr().out
+    for name in ('zero', 'pipe', 'folder'):
+        assert f'{name}.JPEG (not a regular file)' in out
+
+
+def test_image_beyond_the_limit_is_left_out_unread(tmp_path, capfd):
+    source = make_tree(tmp_path / 'source', 1, ('train',))
+    with open(source / 'train' / CLASSES[0] / 'long.JPEG', 'wb') as file:
+        file.truncate(1 << 40)
+    assert run(source, tmp_path / 'copy') == prepare.EXIT_LEFT_OUT
+    assert f'long.JPEG ({1 << 40} bytes, more than {1 << 28})' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('seconds, told', [(3.4, '3 s'), (119, '119 s'), (121, '2 min'), (7300, '2 h')])
+def test_time_left_is_told_in_a_unit_that_fits(seconds, told):
+    assert copying.time_left(seconds) == told
 
 
 def test_splits_of_different_sets_end_in_one_line(tmp_path, capfd):

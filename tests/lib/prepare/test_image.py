@@ -136,7 +136,8 @@ def test_truncated_file_is_unreadable(size, kept, kind):
 
 
 @pytest.mark.parametrize('data, reason', [
-    (b'', 'empty file'), (b'<html>not found</html>', 'no image format'), (b'\xff\xd8\xff', '.')])
+    (b'', 'empty file'), (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'none of the formats'),
+    (b'<html>not found</html>', 'none of the formats'), (b'\xff\xd8\xff', '.')])
 def test_what_is_no_image_is_unreadable_with_a_reason_of_one_line(data, reason):
     with pytest.raises(UnreadableImage, match=reason) as caught:
         prepare_image(data, 40)

@@ -1,3 +1,4 @@
+import gzip
 import io
 import tarfile
 
@@ -5,6 +6,8 @@ from lib.errors import UserError
 from lib.prepare.source import find_images, read_image
 
 import pytest
+
+from tests.lib.prepare.matlab_writer import meta_mat
 
 TENCH, SNAKE, ALP, DOG = 'n01440764', 'n01751748', 'n09193705', 'n02105855'  # in the order of val: 2, 1, 3
 VAL = [f'ILSVRC2012_val_{number:08d}.JPEG' for number in range(1, 5)]
@@ -151,13 +154,57 @@ LABELS = {
     'val.txt': '\n'.join(f'{name} {SORTED.index(c)}' for name, c in VAL_CLASSES.items()).encode(),
 }
 ID_MAP = f'{ALP} 3 alp\n{TENCH} 17 tench\n\n{SNAKE} 490 sea_snake\n{DOG} 1 Shetland_sheepdog\n'.encode()
+META_MAT = meta_mat({3: ALP, 17: TENCH, 490: SNAKE, 1: DOG, 1001: 'n00001740'})
 GROUND_TRUTH = b'490\n3\n1\n17\n'
+
+
+def kit():
+    top = 'ILSVRC2012_devkit_t12'
+    return gzip.compress(tar_of({
+        f'{top}/readme.txt': b'x', f'{top}/data/meta.mat': META_MAT,
+        f'{top}/data/ILSVRC2012_validation_ground_truth.txt': GROUND_TRUTH}))
 
 
 @pytest.mark.parametrize('name', LABELS)
 @pytest.mark.parametrize('folder', ['.', 'val', 'ILSVRC2012_devkit_t12', 'devkit/data'])
 def test_labels_are_found_and_read(flat, name, folder):
     write(flat / folder / name, LABELS[name])
+    assert contents(find_images(str(flat))['val']) == VALIDATION
+
+
+def test_ilsvrc_ids_are_read_with_the_table_of_the_kit(flat):
+    data = flat / 'ILSVRC2012_devkit_t12' / 'data'
+    write(data / 'ILSVRC2012_validation_ground_truth.txt', GROUND_TRUTH)
+    write(data / 'meta.mat', META_MAT)
+    assert contents(find_images(str(flat))['val']) == VALIDATION
+
+
+def test_three_files_of_image_net_org_are_all_it_takes(tmp_path):
+    tars = {f'{name}.tar': tar_of(files) for name, files in TRAIN.items()}
+    write(tmp_path / 'ILSVRC2012_img_train.tar', tar_of(tars))
+    write(tmp_path / 'ILSVRC2012_img_val.tar', tar_of({name: content(name) for name in VAL}))
+    write(tmp_path / 'ILSVRC2012_devkit_t12.tar.gz', kit())
+    splits = find_images(str(tmp_path))
+    assert contents(splits['train']) == TRAIN
+    assert contents(splits['val']) == VALIDATION
+
+
+@pytest.mark.parametrize('data, words', [
+    (b'', 'not a whole tar file'), (b'\x1f\x8b', 'not a whole tar file'),
+    (gzip.compress(tar_of({'readme.txt': b'x'})), 'no ILSVRC.*_validation_ground_truth.txt'),
+    (gzip.compress(tar_of({'a/ILSVRC2012_validation_ground_truth.txt': b'1'})), 'meta.mat'),
+    (gzip.compress(tar_of({'a/ILSVRC2012_validation_ground_truth.txt': b'1', 'a/meta.mat': b'x'})),
+     'meta.mat: not the table of classes')])
+def test_kit_that_is_damaged_or_another_ends_in_one_line(flat, data, words):
+    write(flat / 'ILSVRC2012_devkit_t12.tar.gz', data)
+    with pytest.raises(UserError, match=words) as caught:
+        find_images(str(flat))
+    assert '\n' not in str(caught.value)
+
+
+def test_validation_folder_may_be_called_validation(flat):
+    write(flat / 'val_synsets.txt', LABELS['val_synsets.txt'])
+    (flat / 'val').rename(flat / 'validation')
     assert contents(find_images(str(flat))['val']) == VALIDATION
 
 

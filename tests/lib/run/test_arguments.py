@@ -42,6 +42,27 @@ def test_mistake_is_named_on_one_line(capsys, words, value):
     assert value in refusal(capsys, *words)
 
 
+@pytest.mark.parametrize('word, meant', [('--epochs', '--epoch'), ('--batch-size=3', '--batchsize'),
+                                         ('--recipy', '--recipe')])
+def test_misspelt_option_gets_the_one_that_was_meant(capsys, word, meant):
+    assert f'{word}; did you mean {meant}? (' in refusal(capsys, word)
+
+
+def test_word_that_is_no_option_gets_none(capsys):
+    assert 'did you mean' not in refusal(capsys, 'a', 'b', 'c')
+
+
+def test_loaders_are_limited(capsys):
+    assert "'100000' is not an integer from 0 to 256" in refusal(capsys, '-j', '100000')
+
+
+@pytest.mark.parametrize('words, imagenet', [
+    (['--plan'], False), (['--plan', '--workers', '8'], True), (['--plan', '--n-train', '8'], True),
+    (['--plan', '--workers', '8', 'a', 'b'], False)])
+def test_plan_of_other_workers_without_data_is_of_imagenet(words, imagenet):
+    assert arguments.plans_imagenet(arguments.parse(words)) == imagenet
+
+
 def test_other_ranks_leave_silently(capsys, monkeypatch):
     monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '3')
     monkeypatch.setattr(arguments, 'SECONDS_FOR_RANK_0', 0)

@@ -7,9 +7,18 @@ from lib.run import devices, machine
 
 import pytest
 
+from tests import ranks_cases
+
+SCRIPT = 'tests/lib/run/ranks_devices.py'
+
 
 def test_ranks_of_a_host_take_its_gpus_in_turn():
     assert [devices.choose_gpu(rank, 8) for rank in range(8)] == list(range(8))
+
+
+@pytest.mark.parametrize('case', ranks_cases.names(SCRIPT))
+def test_on_ranks(assert_on_ranks, case):
+    assert_on_ranks(SCRIPT, 2, case)
 
 
 def test_rank_that_sees_one_gpu_takes_it_whatever_its_number():
@@ -21,16 +30,16 @@ def test_ranks_that_see_half_of_the_gpus_each_count_from_the_first_again():
 
 
 def test_one_gpu_per_rank_is_accepted_however_many_each_sees():
-    devices.refuse_shared([('a', f'gpu {k}', 8) for k in range(8)])
-    devices.refuse_shared([('a', f'gpu {k}', 1) for k in range(8)])
+    devices.refuse_shared([((0, 'a'), f'gpu {k}', 8) for k in range(8)])
+    devices.refuse_shared([((0, 'a'), f'gpu {k}', 1) for k in range(8)])
 
 
-def test_gpus_of_two_hosts_may_be_called_alike():
-    devices.refuse_shared([('a', '0000:3b:00.0', 1), ('b', '0000:3b:00.0', 1)])
+def test_gpus_of_two_hosts_may_be_called_alike_and_the_hosts_too():
+    devices.refuse_shared([((0, 'a'), '0000:3b:00.0', 1), ((1, 'a'), '0000:3b:00.0', 1)])
 
 
 def test_two_ranks_on_one_gpu_are_refused_by_name():
-    bindings = [('a', 'x', 2), ('b', 'x', 2), ('b', 'y', 2), ('b', 'x', 2)]
+    bindings = [((0, 'a'), 'x', 2), *(((1, 'b'), gpu, 2) for gpu in 'xyx')]
     with pytest.raises(UserError) as raised:
         devices.refuse_shared(bindings)
     message = str(raised.value)
@@ -92,8 +101,6 @@ def test_gpus_are_used_where_they_and_nccl_are(monkeypatch, cuda):
 
 class Communicator:
     """Two ranks of one host, of which this is the first; the other has sent ``other``."""
-
-    intra_rank = 0
 
     def __init__(self, *other):
         self.mpi_comm = self

@@ -37,6 +37,13 @@ def test_force_removes_the_old_runs_checkpoints(tmp_path):
     assert directory.list_checkpoints(tmp_path) == []
 
 
+def test_force_removes_the_old_runs_event_files_and_nothing_foreign(tmp_path):
+    (tmp_path / 'events.out.tfevents.1763740000.host').write_bytes(b'')
+    (tmp_path / 'notes').write_text('')
+    output.prepare(tmp_path, resume=None, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ['notes']
+
+
 def test_checkpoints_that_cannot_be_removed_are_the_users_to_mend(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, 'Permission denied')

@@ -12,7 +12,7 @@ LENGTH = ['-B', '8', '-E', str(20 * 32 / 75)]
 
 def weights(out):
     with np.load(out / 'model.npz') as arrays:
-        return dict(arrays)
+        return {name: array for name, array in arrays.items() if array.dtype.kind == 'f'}
 
 
 def largest_difference(a, b):

@@ -19,18 +19,17 @@ if __name__ == '__main__':
 
 import contextlib
 
-from lib import compiled, constants, errors, files, stages, validation
+from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import resume, state, weights
-from lib.communication import collectives
+from lib.communication import collectives, launcher
 from lib.data import input, sample_set
-from lib.errors import TrainingFault, UserError
+from lib.errors import TrainingFault, UserError, printable
 from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
 from lib.plan import Plan
-from lib.run import arguments, description, launcher, lock, machine, output, terminal
+from lib.run import arguments, description, lock, machine, output
 from lib.run.job import count_workers, join
 from lib.run.signals import Stopped, StopRequest
-from lib.run.terminal import printable
 from lib.run.timing import Timer
 from lib.updater import WorkerUpdater
 
@@ -39,6 +38,7 @@ from chainer import training
 import extensions
 import models
 from extensions import progress
+from models import stages
 
 # Length of --test: training, and validation of every process.
 TEST_ITERATIONS = 4
@@ -55,10 +55,10 @@ def main():
             return train(args, stack, stop_request)
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
-            terminal.say(f'train_imagenet.py: {printable(error)}')
+            errors.say(f'train_imagenet.py: {printable(error)}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
     except Stopped as stopped:
-        terminal.say(f'train_imagenet.py: rank {launcher.launched_rank()}: {stopped}')
+        errors.say(f'train_imagenet.py: rank {launcher.launched_rank()}: {stopped}')
         if launcher.launched_size() > 1:
             stop_request.end(errors.EXIT_STOPPED)  # the others wait for this one
         return errors.EXIT_STOPPED
@@ -82,7 +82,7 @@ def show_plan(args):
             processes = args.workers // args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), processes)
         try:
-            terminal.say(description.describe(plan), sys.stdout)
+            errors.say(description.describe(plan), sys.stdout)
         except BrokenPipeError:  # whoever reads has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.EXIT_FINISHED
@@ -135,7 +135,7 @@ def train(args, stack, stop_request):
 
 def warn(line):
     """Print on standard error, at once."""
-    terminal.say(printable(line))
+    errors.say(printable(line))
 
 
 def open_data(args, job):
@@ -267,7 +267,7 @@ def run(job, trainer, out, network):
             raise TrainingFault(f'stopped at iteration {updater.iteration}, but without a checkpoint')
         job.say(f'stopped at iteration {updater.iteration}; continue with --resume auto')
         return errors.EXIT_STOPPED
-    last, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    last, mark = (os.path.join(out, name) for name in (weights.NAME, errors.FINISHED_MARK))
     job.first(write_last, last, weights.save, updater.model, network)
     summary = description.summarize(plan, trainer.get_extension('LogReport').log)
     job.say(summary)
@@ -277,7 +277,7 @@ def run(job, trainer, out, network):
 
 def finish_again(job, plan, out, found, model, optimizer, network):
     """Say that the run has finished; write what it was stopped before, behind its last checkpoint."""
-    last, mark = (os.path.join(out, name) for name in (output.WEIGHTS, errors.FINISHED_MARK))
+    last, mark = (os.path.join(out, name) for name in (weights.NAME, errors.FINISHED_MARK))
     if not job.first(os.path.exists, last):
         state.restore(found.arrays, model, optimizer)
         job.first(write_last, last, weights.save, model, network)

@@ -1,7 +1,7 @@
 """Says which images could not be decoded and were skipped."""
 
-from lib.run import terminal
-from lib.run.terminal import printable
+from lib import errors
+from lib.errors import printable
 
 import chainer
 from chainer import training
@@ -28,5 +28,5 @@ class SkippedImages(training.Extension):
         for path, reason, *_ in (entry for entries in self._skipped for entry in entries):
             if path not in self._named:
                 self._named.add(path)
-                terminal.say(printable(f'rank {self._rank}: skipped {path} ({reason})'))
+                errors.say(printable(f'rank {self._rank}: skipped {path} ({reason})'))
         chainer.report({'skipped_images': sum(map(len, self._skipped))})

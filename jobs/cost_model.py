@@ -19,13 +19,14 @@ import itertools
 import math
 import sys
 
-from lib import constants, errors, sharding, stages
+from lib import constants, errors, sharding
 from lib.errors import UserError
 from lib.run.arguments import OneLineParser, positive_number
 
 import numpy as np
 
 from jobs.tables import duration, table
+from models import stages
 
 # Backward computes two products where forward computes one; validation runs forward only.
 FORWARD_SHARE = 1 / 3
@@ -128,7 +129,7 @@ def iteration_seconds(n, machine, training, algorithm='ring'):
 
 
 def overlapped_iteration_seconds(n, machine, training, algorithm='ring'):
-    """Time of one iteration of ResNet-50 whose gradients leave in parts (``lib.stages``) during backward."""
+    """Time of an iteration of ResNet-50 whose gradients leave in parts (``models.stages``) in backward."""
     computed = exchanged = machine.compute * FORWARD_SHARE
     for part in stages.parts(STAGE_PARAMETERS, n):
         work, values = (sum(sizes[stage] for stage in part) / sum(sizes)

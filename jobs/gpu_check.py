@@ -19,10 +19,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from lib import constants, errors  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
-from lib.communication import collectives, communicators, wire  # noqa: E402
+from lib.communication import (  # noqa: E402
+    collectives,
+    communicators,
+    launcher,  # noqa: E402
+    wire,
+)
 from lib.data import normalization  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
-from lib.run import arguments, devices, launcher, machine, timing  # noqa: E402
+from lib.run import arguments, devices, machine, timing  # noqa: E402
 from lib.updater import WorkerUpdater  # noqa: E402
 
 import chainer  # noqa: E402

@@ -16,9 +16,7 @@ import sys
 
 from lib import errors, file_format, files
 from lib.checkpoint import file, state, weights
-from lib.errors import UserError
-from lib.run import terminal
-from lib.run.terminal import printable
+from lib.errors import UserError, printable
 
 import numpy as np
 
@@ -175,7 +173,7 @@ def _suffix(path):
 
 
 def _say(line):
-    terminal.say(printable(line))
+    errors.say(printable(line))
 
 
 _READERS = {'.safetensors': _read_safetensors, '.pth': _read_torch}

@@ -1,6 +1,10 @@
-"""Errors that end a run, and the exit statuses they end it with."""
+"""What a run tells people in the end: errors, exit statuses, and text made fit for a terminal.
 
-from lib.run.terminal import printable
+Names in such text come from file systems, archives and checkpoints: they may hold a line's end, a terminal's
+commands, or bytes that are no text at all.
+"""
+
+import sys
 
 EXIT_FINISHED = 0
 # A status of 0 is also what mpirun gives a job that lost a host: a run that finished leaves this in --out.
@@ -52,3 +56,36 @@ def shortage(error):
             return 'no more processes or threads can be started; raise the limit (ulimit -u) or use fewer -j'
         error = error.__cause__ or error.__context__
     return None
+
+
+def printable(text):
+    r"""Return ``text`` as one line on which every character shows: ``\n``, ``\x1b``, ``\u202e`` for others.
+
+    A byte of a file name that is no text, for which Python has a surrogate, becomes ``\xff``.
+    """
+    return ''.join(character if character.isprintable() else _escaped(character) for character in str(text))
+
+
+def _escaped(character):
+    if '\udc80' <= character <= '\udcff':
+        return f'\\x{ord(character) - 0xdc00:02x}'
+    return character.encode('unicode_escape').decode()
+
+
+def printable_lines(text):
+    """Return ``text`` with every line made :func:`printable`."""
+    return '\n'.join(map(printable, text.split('\n')))
+
+
+def say(text, file=None):
+    """Print :func:`printable_lines` of ``text`` at once, in whatever encoding ``file`` has.
+
+    A name within ``text`` that may hold a line's end has to be printable before.
+
+    Args:
+        text (str): One line or more.
+        file: Open text file; by default standard error.
+    """
+    file = sys.stderr if file is None else file
+    encoding = getattr(file, 'encoding', None) or 'utf-8'
+    print(printable_lines(text).encode(encoding, 'backslashreplace').decode(encoding), file=file, flush=True)

@@ -14,12 +14,11 @@ import sys
 
 from lib import errors, sharding, validation
 from lib.checkpoint import weights
-from lib.communication import collectives
+from lib.communication import collectives, launcher
 from lib.data import datasets, decoding
 from lib.data.batches import validation_batches
-from lib.errors import BadImage, TrainingFault, UserError
-from lib.run import arguments, devices, job, launcher, terminal
-from lib.run.terminal import printable
+from lib.errors import BadImage, TrainingFault, UserError, printable
+from lib.run import arguments, devices, job
 
 import chainer
 
@@ -152,10 +151,10 @@ def classify(args):
             _say(error)
             continue
         probabilities = validation.probabilities(model, pixels[None])[0]
-        terminal.say(printable(path), sys.stdout)
+        errors.say(printable(path), sys.stdout)
         for label in (-probabilities).argsort(kind='stable')[:validation.TOP]:
             name = _name_of(label, description['classes'])
-            terminal.say(printable(f'{100 * probabilities[label]:8.2f} %  {name}'), sys.stdout)
+            errors.say(printable(f'{100 * probabilities[label]:8.2f} %  {name}'), sys.stdout)
 
 
 def _name_of(label, classes):
@@ -164,7 +163,7 @@ def _name_of(label, classes):
 
 
 def _say(line):
-    terminal.say(printable(line))
+    errors.say(printable(line))
 
 
 if __name__ == '__main__':

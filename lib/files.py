@@ -9,7 +9,7 @@ import platform
 import re
 import stat
 
-from lib.run import terminal
+from lib import errors
 
 _NAME_BYTES = 255  # what a file's name may have at most
 
@@ -139,4 +139,4 @@ def try_to(function, path, *arguments):
     try:
         function(path, *arguments)
     except OSError as error:
-        terminal.say(f'{terminal.printable(path)} was not written ({error.strerror}); training goes on')
+        errors.say(f'{errors.printable(path)} was not written ({error.strerror}); training goes on')

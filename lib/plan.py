@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from lib import constants, sharding, stages
+from lib import constants, sharding
 from lib.errors import UserError
 from lib.recipe import Recipe
+
+from models import stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Plan:
 
     @property
     def parts(self) -> tuple:
-        """Stages whose gradients travel together, as ``lib.stages.parts`` has them."""
+        """Stages whose gradients travel together, as ``models.stages.parts`` has them."""
         return stages.parts(self.stage_sizes, self.processes)
 
     @property

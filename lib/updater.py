@@ -2,7 +2,6 @@
 
 import collections
 
-from lib import stages
 from lib.communication import collectives
 from lib.data import normalization
 from lib.errors import TrainingFault, UserError
@@ -10,6 +9,8 @@ from lib.errors import TrainingFault, UserError
 import chainer
 import chainer.functions as F
 import numpy as np
+
+from models import stages
 
 
 class WorkerUpdater(chainer.training.Updater):

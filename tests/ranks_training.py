@@ -2,7 +2,7 @@
 
 import sys
 
-from lib import constants, stages
+from lib import constants
 from lib.batch_statistics import BatchStatistics
 from lib.communication import collectives, communicators
 from lib.data.synthetic import SyntheticBatches
@@ -18,6 +18,7 @@ import chainer
 import numpy as np
 
 import models
+from models import stages
 
 dtype = sys.argv[1]
 comm = communicators.create_communicator('naive', dtype)

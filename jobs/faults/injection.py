@@ -174,12 +174,13 @@ _pools = []
 
 def run(options, faults=(), notes=None, pictures=False, between_hosts=False):
     """One run of the program in this process; returns its exit status and the iterations done."""
-    from lib import stages, updater
-    from lib.communication import allreduce
-    from lib.run import job, launcher
+    from lib import updater
+    from lib.communication import allreduce, launcher
+    from lib.run import job
 
     import train_imagenet
     from extensions import Plots
+    from models import stages
 
     rank = launcher.launched_rank()
     due = {}
@@ -220,7 +221,7 @@ def run(options, faults=(), notes=None, pictures=False, between_hosts=False):
 
 
 def main():
-    from lib.run import launcher
+    from lib.communication import launcher
     for number, described in enumerate(json.loads(sys.argv[1])):
         status, done = run(**described)
         print(f'run {number} on rank {launcher.launched_rank()}: exit {status}, iteration {done}',

@@ -29,7 +29,7 @@ import time
 from lib import errors
 from lib.checkpoint import directory, file
 from lib.data import sample_set
-from lib.run.terminal import printable
+from lib.errors import printable
 
 from jobs.faults import injection, trials
 from jobs.faults.observation import differences, kill, last_iteration, processes_of, wait_for

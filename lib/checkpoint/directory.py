@@ -5,11 +5,9 @@ import os
 import pathlib
 import re
 
-from lib import files
+from lib import errors, files
 from lib.checkpoint import file
-from lib.errors import UserError
-from lib.run import terminal
-from lib.run.terminal import printable
+from lib.errors import UserError, printable
 
 _DIRECTORY = 'checkpoint'
 _NAME = re.compile(r'iteration-(\d{8,})\.npz')
@@ -86,7 +84,7 @@ def prune(out, keep):
                 try:
                     _remove(path)
                 except OSError as error:
-                    terminal.say(printable(f'{path} was not removed ({error.strerror}); training goes on'))
+                    errors.say(printable(f'{path} was not removed ({error.strerror}); training goes on'))
     _remove_temporaries(out)
 
 

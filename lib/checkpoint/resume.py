@@ -3,11 +3,10 @@
 import dataclasses
 import json
 
+from lib import errors
 from lib.checkpoint import directory, file, state
 from lib.communication import collectives
-from lib.errors import UserError
-from lib.run import terminal
-from lib.run.terminal import printable
+from lib.errors import UserError, printable
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def load(path, out, comm, plan):
         if comm.rank != 0:
             return None
         if path == 'auto':
-            found = directory.newest_valid(out, lambda line: terminal.say(printable(line)))
+            found = directory.newest_valid(out, lambda line: errors.say(printable(line)))
         else:
             found = (path, *file.read(path))
         if found is None:

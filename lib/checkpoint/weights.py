@@ -12,13 +12,13 @@ import os
 from lib import constants, file_format, files
 from lib.checkpoint import directory, file, state
 from lib.errors import UserError
-from lib.run import output
 
 import chainer
 import numpy as np
 
 import models
 
+NAME = 'model.npz'  # of what a run leaves
 _DESCRIPTION = 'description'
 _CLASSIFIER = 'fc'
 
@@ -89,12 +89,12 @@ def read(source, report=lambda line: None):
         if file.is_checkpoint(source):
             return _of_checkpoint(source, *file.read(source))
         return _of_file(source, report)
-    path = os.path.join(source, output.WEIGHTS)
+    path = os.path.join(source, NAME)
     if os.path.exists(path):
         return _of_file(path, report)
     found = directory.newest_valid(source, report)
     if found is None:
-        raise UserError(f'{source}: holds neither {output.WEIGHTS} nor a checkpoint; give the --out of a '
+        raise UserError(f'{source}: holds neither {NAME} nor a checkpoint; give the --out of a '
                         'run, its weights or a checkpoint')
     return _of_checkpoint(*found)
 
@@ -134,7 +134,7 @@ def _of_file(path, report):
             raise ValueError('its description is none of a network')
     except Exception as error:  # a damaged file may raise anything
         raise UserError(f'{path}: not a weights file ({file.reason_of(error)}); expected an .npz as a run '
-                        f'leaves it in {output.WEIGHTS}, a checkpoint, or the --out of a run') from error
+                        f'leaves it in {NAME}, a checkpoint, or the --out of a run') from error
     return Weights(str(path), file_format.to_current(path, arrays, report=report), description)
 
 

@@ -14,9 +14,8 @@ import collections
 import contextlib
 import os
 
-from lib.communication import allreduce, layout, non_finite, wire
+from lib.communication import allreduce, launcher, layout, non_finite, wire
 from lib.errors import UserError
-from lib.run import launcher
 
 import chainer
 import numpy as np

@@ -5,10 +5,9 @@ import os
 import sys
 
 from lib import constants
-from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError
+from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, printable, say
 from lib.prepare.copying import prepare
 from lib.prepare.image import QUALITY
-from lib.run.terminal import printable, say
 
 EXIT_LEFT_OUT = 1
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT

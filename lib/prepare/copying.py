@@ -27,10 +27,9 @@ from collections import Counter
 from multiprocessing import forkserver, resource_tracker
 
 from lib import constants, files
-from lib.errors import UserError
+from lib.errors import UserError, say
 from lib.prepare.image import QUALITY, UnreadableImage, prepare_image
 from lib.prepare.source import find_images, read_image
-from lib.run.terminal import say
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.

@@ -7,7 +7,7 @@ import sys
 import time
 
 from lib import constants, errors, recipe
-from lib.run.launcher import launched_rank
+from lib.communication.launcher import launched_rank
 
 import models
 

@@ -15,8 +15,7 @@ import traceback
 
 from lib.communication.collectives import FailedElsewhere, host
 from lib.data.decoder_pool import kill_decoders
-from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError, shortage
-from lib.run.terminal import printable, printable_lines
+from lib.errors import EXIT_FAULT, EXIT_USER_ERROR, UserError, printable, printable_lines, shortage
 
 
 def where(mpi_comm):

@@ -6,10 +6,11 @@ import sys
 import threading
 from typing import Any
 
+from lib import errors
 from lib.communication import collectives, communicators
 from lib.data.decoder_pool import ImagePool
 from lib.errors import UserError, shortage
-from lib.run import devices, excepthook, terminal
+from lib.run import devices, excepthook
 from lib.run.watchdog import StallWatchdog
 
 import chainer
@@ -58,7 +59,7 @@ class Job:
     def say(self, text):
         """Print on rank 0, at once."""
         if self.comm.rank == 0:
-            terminal.say(text, sys.stdout)
+            errors.say(text, sys.stdout)
 
 
 def _check_threads():

@@ -13,9 +13,8 @@ import os
 import platform
 import time
 
-from lib.errors import UserError
-from lib.run import terminal
-from lib.run.terminal import printable
+from lib import errors
+from lib.errors import UserError, printable
 
 NAME = 'lock'
 
@@ -53,7 +52,7 @@ def hold(out, wait=0):
         file, holder = _try(path)
         while file is None and time.monotonic() < deadline:
             if not waiting:
-                terminal.say(printable(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its '
+                errors.say(printable(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its '
                                        'end'))
                 waiting = True
             time.sleep(_POLL)
@@ -94,7 +93,7 @@ def _try(path):
                 return None, file.read() or 'another process'
             removed = error.errno in (errno.ENOENT, errno.ESTALE)
             if not removed:
-                terminal.say(printable(f'{path}: this file system has no locks ({error.strerror}): a second '
+                errors.say(printable(f'{path}: this file system has no locks ({error.strerror}): a second '
                                        'run into the same directory would not be noticed'))
         if removed:  # by a run that ended since it was opened
             return _try(path)

@@ -7,10 +7,10 @@ import platform
 import sys
 
 from lib.communication.collectives import group, host, name_ranks
+from lib.communication.launcher import launched_size
 from lib.compiled import loops, outdated, vectors
 from lib.errors import UserError
 from lib.run.devices import CUDNN_8_CAPABILITY, INSTALL, compute_capability, in_one_line, missing_for_gpus
-from lib.run.launcher import launched_size
 
 import numpy as np
 from chainer.backends import cuda

@@ -4,13 +4,12 @@ import contextlib
 import os
 
 from lib import files
-from lib.checkpoint import directory
+from lib.checkpoint import directory, weights
 from lib.errors import FINISHED_MARK, UserError
 from lib.run import lock
 
 # What a run leaves, besides its checkpoints.
-WEIGHTS = 'model.npz'
-FILES = ('log', 'plan.json', 'timing.csv', WEIGHTS, 'loss.png', 'accuracy.png', 'schedule.png',
+FILES = ('log', 'plan.json', 'timing.csv', weights.NAME, 'loss.png', 'accuracy.png', 'schedule.png',
          FINISHED_MARK)
 EVENTS = 'events.out.tfevents.'  # TensorBoard's, one per start
 

@@ -14,8 +14,8 @@ import signal
 import threading
 import time
 
+from lib.communication import launcher
 from lib.errors import EXIT_STOPPED
-from lib.run import launcher
 
 _INSISTENT = signal.SIGTERM, signal.SIGINT
 _PATIENCE = 0.5  # seconds until a set-up has unwound, or the first iteration is done

@@ -1,4 +1,4 @@
-from lib.run import launcher
+from lib.communication import launcher
 
 import pytest
 

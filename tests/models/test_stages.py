@@ -1,13 +1,12 @@
 """Forward and backward stage by stage, and the parts in which gradients travel."""
 
-from lib import stages
-
 import chainer
 import chainer.functions as F
 import numpy as np
 import pytest
 
 import models
+from models import stages
 
 # Parameters of ResNet-50's stem, res2 to res5, and classifier.
 RESNET50 = (9536, 215808, 1219584, 7098368, 14964736, 2049000)

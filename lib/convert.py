@@ -14,12 +14,13 @@ import json
 import os
 import sys
 
-from lib import errors, file_format, files
+from lib import errors, files
 from lib.checkpoint import file, state, weights
 from lib.errors import UserError, printable
 
 import numpy as np
 
+from models import file_format
 from models.torchvision_names import torchvision_names
 
 _ARCHITECTURES = ('resnet50', 'resnet101', 'resnet152')

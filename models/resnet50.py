@@ -6,12 +6,12 @@ the identity elsewhere. Convolutions have no bias. Every number of input channel
 exist from construction on. :mod:`models.blocks` says how they are initialized.
 """
 
-from lib import file_format
 from lib.constants import INSIZE
 
 import chainer
 import chainer.functions as F
 
+from models import file_format
 from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
 
 

@@ -5,11 +5,10 @@ The networks of He et al. 2016, section 4.2 (CIFAR-10): a 3x3 stem and three sta
 shortcuts are those of :mod:`models.blocks`.
 """
 
-from lib import file_format
-
 import chainer
 import chainer.functions as F
 
+from models import file_format
 from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
 
 

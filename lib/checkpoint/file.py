@@ -3,7 +3,8 @@
 A checkpoint is an uncompressed ``.npz`` that anybody opens with ``numpy.load``, without unpickling code:
 
 * ``model/...`` and ``optimizer/...``: parameters, persistent values and the optimizer's state, by the paths
-  Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is :mod:`lib.file_format`'s;
+  Chainer gives them, and whatever other arrays the caller adds; ``model/format`` is that of
+  :mod:`models.file_format`;
 * ``description``: a JSON text (0-d array of bytes; of characters, four bytes each, in older files) about the
   job and where it stands;
 * ``sha256``: the digest of the name, dtype, shape and bytes of every other entry.
@@ -20,10 +21,12 @@ import math
 import os
 import zipfile
 
-from lib import file_format, files
+from lib import files
 from lib.errors import UserError
 
 import numpy as np
+
+from models import file_format
 
 _DESCRIPTION = 'description'
 _DIGEST = 'sha256'

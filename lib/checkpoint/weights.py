@@ -1,15 +1,16 @@
 """Weights, and the network that they are of: ``model.npz``, and where else both are found.
 
 ``model.npz`` holds a network's values as ``chainer.serializers.load_npz`` reads them, and two entries that it
-never asks for: ``format`` (:mod:`lib.file_format`), and ``description``, a JSON text of what :func:`describe`
-tells. Checkpoints hold the same (``network`` in their description), and so does ``plan.json``.
+never asks for: ``format`` (:mod:`models.file_format`), and ``description``, a JSON text of what
+:func:`describe` tells. Checkpoints hold the same (``network`` in their description), and so does
+``plan.json``.
 """
 
 import dataclasses
 import json
 import os
 
-from lib import constants, file_format, files
+from lib import constants, files
 from lib.checkpoint import directory, file, state
 from lib.errors import UserError
 
@@ -17,6 +18,7 @@ import chainer
 import numpy as np
 
 import models
+from models import file_format
 
 NAME = 'model.npz'  # of what a run leaves
 _DESCRIPTION = 'description'

@@ -20,22 +20,21 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from multiprocessing import forkserver, resource_tracker
 
 from lib import constants, files
-from lib.errors import UserError, say
-from lib.prepare.image import QUALITY, UnreadableImage, prepare_image
+from lib.errors import UserError
+from lib.prepare import progress
+from lib.prepare.image import QUALITY, UnreadableImage, prepare_image, prepared_name
 from lib.prepare.source import find_images, read_image
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.
 LIST_FILES = {'train': 'train.txt', 'val': 'val.txt', '': 'images.txt'}
 
-_JPEG_SUFFIXES = ('.jpeg', '.jpg')
 _CHUNK = 8              # images a process takes at a time: some 30 ms, so that Ctrl-C ends quickly
 _CHUNKS_IN_FLIGHT = 4   # per process
 _END_OF_JPEG = b'\xff\xd9'
@@ -81,24 +80,24 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
     for name, split in splits.items():
         count = sum(map(len, split.classes.values()))
         total += count
-        _print(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
+        progress.tell(f'{name or "images"}: {count} images of {len(split.classes)} classes in {split.origin}')
 
     tally, repaired, left_out = Counter(), [], []
     work = _unfinished(splits, there, tally)
     chunks = iter(lambda: list(itertools.islice(work, _CHUNK)), [])
     first = next(chunks, None)
     if first is not None:  # else there is no work, and no process is started
-        progress = _Progress(total)
+        shown = progress.Progress(total)
         chunks = itertools.chain([first], chunks)
         with contextlib.closing(_in_processes(jobs, chunks, destination, short_side, quality)) as results:
             for counts, repaired_here, left_out_here in results:
                 tally.update(counts)
                 repaired += repaired_here
                 left_out += left_out_here
-                progress.show(tally['done'], tally['there'])
-        progress.close()
+                shown.show(tally['done'], tally['there'])
+        shown.close()
 
-    _report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
+    progress.report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
     _write_lists(splits, classes, destination, {path for path, _ in left_out})
     return left_out
 
@@ -132,7 +131,7 @@ def _leave_out_untrained(classes, origin, val):
                         f'(such as {classes[0]}); give both splits of one set')
     if untrained:
         count = sum(len(val.classes.pop(class_name)) for class_name in untrained)
-        _print(f'val: {count} images are not taken, of classes without training images: '
+        progress.tell(f'val: {count} images are not taken, of classes without training images: '
                + ', '.join(untrained[:5]) + (', ...' if len(untrained) > 5 else ''))
 
 
@@ -242,11 +241,6 @@ def _unfinished(splits, there, tally):
                     tally['there'] += 1
                 else:
                     yield os.path.join(split_name, class_name, prepared_name(name)), name, location
-
-
-def prepared_name(name):
-    """File name in the prepared copy: as it was for JPEG names, else with ``.JPEG`` appended."""
-    return name if name.lower().endswith(_JPEG_SUFFIXES) else name + '.JPEG'
 
 
 def _in_processes(jobs, chunks, *settings):
@@ -360,64 +354,6 @@ def _holds(path, data):
             return file.read() == data
     except FileNotFoundError:
         return False
-
-
-def _report(tally, repaired, left_out, seconds):
-    written = tally['done'] - tally['left out']
-    _print(f'{tally["resized"]} resized, {tally["copied"]} copied, {tally["converted"]} only converted, '
-          f'{tally["there"]} already there, {tally["left out"]} left out')
-    if written:
-        _print(f'{tally["bytes read"] / 1e6:.1f} MB became {tally["bytes written"] / 1e6:.1f} MB in '
-              f'{seconds:.0f} s ({written / seconds:.0f} images/s)')
-    for path, what in repaired:
-        _print(f'repaired: {path} ({what})')
-    for path, reason in left_out:
-        _print(f'left out: {path} ({reason})')
-
-
-def _print(line):
-    say(line, sys.stdout)
-
-
-class _Progress:
-    """One line on stderr that renews itself on a terminal; elsewhere a line at every tenth."""
-
-    def __init__(self, total):
-        self._total = total
-        self._terminal = sys.stderr.isatty()
-        self._start = None
-        self._shown = 0
-
-    def show(self, done, there):
-        """Tell that so many are done in this run, and so many were there before."""
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now, done
-        seen = done + there
-        if not self._terminal:
-            tenth = 10 * seen // self._total
-            if tenth > self._shown:
-                print(f'{seen}/{self._total} images', file=sys.stderr, flush=True)
-                self._shown = tenth
-        elif now - self._shown > 0.2 or seen == self._total:
-            since, before = self._start
-            rate = (done - before) / (now - since) if now > since else 0
-            left = f', {time_left((self._total - seen) / rate)} left' if rate else ''
-            line = f'\r{seen}/{self._total} images, {rate:.0f}/s{left}\033[K'
-            print(line, end='', file=sys.stderr, flush=True)
-            self._shown = now
-
-    def close(self):
-        if self._terminal:
-            print(file=sys.stderr)
-
-
-def time_left(seconds):
-    """Say so many seconds in the unit that people would use."""
-    for unit, length in (('h', 3600), ('min', 60)):
-        if seconds >= 2 * length:
-            return f'{seconds / length:.0f} {unit}'
-    return f'{seconds:.0f} s'
 
 
 def _unwritable(path, error):

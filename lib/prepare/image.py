@@ -7,6 +7,7 @@ from lib.data import decoding
 from PIL import Image
 
 QUALITY = 90
+_JPEG_SUFFIXES = ('.jpeg', '.jpg')
 
 
 class UnreadableImage(Exception):
@@ -64,3 +65,8 @@ def fitted_size(width, height, short_side):
     if shortest <= short_side:
         return width, height
     return tuple((2 * side * short_side + shortest) // (2 * shortest) for side in (width, height))
+
+
+def prepared_name(name):
+    """File name in the prepared copy: as it was for JPEG names, else with ``.JPEG`` appended."""
+    return name if name.lower().endswith(_JPEG_SUFFIXES) else name + '.JPEG'

@@ -10,7 +10,6 @@ import time
 
 from lib.data import datasets
 from lib.prepare import __main__ as prepare
-from lib.prepare import copying
 
 import numpy as np
 import pytest
@@ -445,10 +444,6 @@ def test_image_beyond_the_limit_is_left_out_unread(tmp_path, capfd):
     assert run(source, tmp_path / 'copy') == prepare.EXIT_LEFT_OUT
     assert f'long.JPEG ({1 << 40} bytes, more than {1 << 28})' in capfd.readouterr().out
 
-
-@pytest.mark.parametrize('seconds, told', [(3.4, '3 s'), (119, '119 s'), (121, '2 min'), (7300, '2 h')])
-def test_time_left_is_told_in_a_unit_that_fits(seconds, told):
-    assert copying.time_left(seconds) == told
 
 
 def test_splits_of_different_sets_end_in_one_line(tmp_path, capfd):

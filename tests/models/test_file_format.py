@@ -1,4 +1,3 @@
-from lib import file_format
 from lib.batch_statistics import BatchStatistics
 from lib.checkpoint import directory, file, state, weights
 from lib.errors import UserError
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 import models
+from models import file_format
 from models.small_resnet import SmallResNet
 from tests.lib.checkpoint.examples import description
 

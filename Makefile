@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP = PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(VENV)/bin/python -m pip
 REQUIREMENTS = setup.py build-constraints.txt $(wildcard lib/compiled/*.[ch])
 
-.PHONY: train test test-gpu lint bench soak clean
+.PHONY: train test test-gpu lint bench soak mutants clean
 
 train: $(VENV)/.train
 	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
@@ -26,6 +26,9 @@ bench: $(VENV)/.bench
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
+
+mutants: $(VENV)/.test
+	$(VENV)/bin/python -m tests.mutants
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu build *.egg-info lib/compiled/*.so

@@ -19,3 +19,8 @@ def test_differences_are_spelled_out():
         'new: not given in the checkpoint, null now',
         'gone: true in the checkpoint, not given now',
     ]
+
+
+def test_differences_are_named_by_all_that_they_are_part_of():
+    assert resume.compare_jobs({'a': {'b': {'c': 1}}}, {'a': {'b': {'c': 2}}}) == [
+        'a.b.c: 1 in the checkpoint, 2 now']

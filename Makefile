@@ -8,7 +8,7 @@ REQUIREMENTS = setup.py pyproject.toml build-constraints.txt $(wildcard lib/comp
 # The scripts prefer the mpirun beside Python over the site's: the wheel is for machines that have none.
 MPI = $(if $(shell command -v mpirun),,[mpi])
 
-.PHONY: train test test-gpu test-hosts lint bench soak clean
+.PHONY: train test test-gpu test-hosts lint bench soak mutants clean
 
 train: $(VENV)/.train
 	PYTHON=$(VENV)/bin/python jobs/sample_cpu.sh
@@ -33,6 +33,9 @@ bench: $(VENV)/.bench
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python -m jobs.faults.soak
+
+mutants: $(VENV)/.test
+	$(VENV)/bin/python -m tests.mutants
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu $(VENV)-mpich build *.egg-info lib/compiled/*.so

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 from lib import compiled
+from lib.run import arguments
 
 import chainer
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 import models
+import train_imagenet
 
 LOG_KEYS = {'epoch', 'iteration', 'elapsed_time', 'main/loss', 'main/accuracy', 'validation/main/loss',
             'validation/main/accuracy', 'validation/main/accuracy_top5', 'lr', 'alpha_sgd', 'alpha_rmsprop',
@@ -237,6 +240,52 @@ def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
     train(1, '-B', '8', '--test')
     log = json.loads((tmp_path / 'out' / 'log').read_text())
     assert [row['iteration'] for row in log] == [4]
+
+
+def plan_of(*options, n_train=75, n_val=50):
+    args = arguments.parse([*options])
+    return train_imagenet.make_plan(args, n_train, n_val, train_imagenet.make_model(args, 3), workers=2)
+
+
+def test_test_option_is_four_iterations_and_two_steps_of_validation():
+    plan = plan_of('-B', '8', '-b', '10', '--test')
+    assert (plan.iterations, plan.n_val) == (4, 40)
+    assert plan_of('-B', '75', '-E', '1', '--test').iterations == 1
+    assert plan_of('-b', '30', '--test').n_val == 50
+    plan = plan_of('-B', '8', '-b', '10', '-E', '9')
+    assert (plan.iterations, plan.n_val) == (43, 50)
+
+
+def test_extensions_act_in_the_order_in_which_they_need_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_imagenet, 'StallWatchdog', lambda *_: object())
+    args = arguments.parse(['-o', str(tmp_path), '--stall-timeout', '60', '--bn-variance', 'pooled',
+                            '--on-bad-image', 'skip'])
+    model = train_imagenet.make_model(args, 3)
+    plan = train_imagenet.make_plan(args, 75, 50, model, workers=1)
+    comm = types.SimpleNamespace(rank=0, size=1, mpi_comm=None)
+    optimizer = train_imagenet.make_optimizer(plan, model)
+    updater = types.SimpleNamespace(plan=plan, comm=comm, model=model, statistics=None, timer=None,
+                                    get_optimizer=lambda name: optimizer, get_all_optimizers=dict,
+                                    connect_trainer=lambda trainer: None)
+    trainer = train_imagenet.make_trainer(args, updater, types.SimpleNamespace(skipped=[]), {}, {})
+    names = ['RecipeSchedule', 'AveragedStatistics', 'Validation', 'SkippedImages', 'IterationTimes',
+             'LogReport', 'Heartbeat', 'PrintReport', 'Plots', 'Checkpointing']
+    priority = {name: entry.priority for name, entry in trainer._extensions.items()}
+    assert [name for name in sorted(priority, key=priority.get, reverse=True) if name in names] == names
+    assert trainer.get_extension('AveragedStatistics')._variance == 'pooled'
+
+
+def test_optimizer_is_the_papers_with_goyals_weight_decay():
+    args = arguments.parse(['--dtype', 'mixed16'])
+    model = train_imagenet.make_model(args, 3)
+    plan = train_imagenet.make_plan(args, 75, 50, model, workers=8)
+    optimizer = train_imagenet.make_optimizer(plan, model)
+    assert (optimizer.lr, optimizer.mu1, optimizer.mu2, optimizer.eps) == (0.05, 0.9, 0.99, 1e-8)
+    decay = {name: param.update_rule.hyperparam.weight_decay for name, param in model.namedparams()}
+    assert {name for name in decay if decay[name] == 0} == {
+        name for name in decay if name.endswith(('/gamma', '/beta'))}
+    assert {value for value in decay.values() if value} == {1e-4}
+    assert model.fc.W.update_rule._use_fp32_update
 
 
 # Mistakes: one line, status 2 on every rank.

@@ -59,5 +59,5 @@ class BackgroundWriter:
         if error is None:
             return None
         if isinstance(error, (OSError, MemoryError)):
-            return f'checkpoint {self._path} failed: {error or type(error).__name__}'
+            return f'checkpoint {self._path} failed: {str(error) or type(error).__name__}'
         raise error

@@ -28,7 +28,7 @@ from multiprocessing import forkserver, resource_tracker
 from lib import constants, files
 from lib.errors import UserError
 from lib.prepare import progress
-from lib.prepare.image import QUALITY, UnreadableImage, prepare_image, prepared_name
+from lib.prepare.image import JPEG_SUFFIXES, QUALITY, UnreadableImage, prepare_image, prepared_name
 from lib.prepare.source import find_images, read_image
 
 SETTINGS_FILE = 'prepare.json'
@@ -180,7 +180,7 @@ def _finished(folder, split):
         for class_name in folders:
             path = os.path.join(folder, class_name)
             files.remove_leftovers(path, of_living=True)  # a killed run's processes may still be ending
-            names = {name for name in os.listdir(path) if name.lower().endswith(_JPEG_SUFFIXES)}
+            names = {name for name in os.listdir(path) if name.lower().endswith(JPEG_SUFFIXES)}
             wanted = set(map(prepared_name, split.classes.get(class_name, ())))
             foreign += [os.path.join(path, name) for name in names - wanted]
             found[class_name] = {name for name in names & wanted if _is_whole(os.path.join(path, name))}

@@ -7,7 +7,7 @@ from lib.data import decoding
 from PIL import Image
 
 QUALITY = 90
-_JPEG_SUFFIXES = ('.jpeg', '.jpg')
+JPEG_SUFFIXES = ('.jpeg', '.jpg')
 
 
 class UnreadableImage(Exception):
@@ -69,4 +69,4 @@ def fitted_size(width, height, short_side):
 
 def prepared_name(name):
     """File name in the prepared copy: as it was for JPEG names, else with ``.JPEG`` appended."""
-    return name if name.lower().endswith(_JPEG_SUFFIXES) else name + '.JPEG'
+    return name if name.lower().endswith(JPEG_SUFFIXES) else name + '.JPEG'

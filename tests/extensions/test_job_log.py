@@ -1,6 +1,8 @@
 import json
 import types
 
+from lib.communication import collectives
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,35 @@ def test_row_holds_means_over_its_iterations_and_last_values_of_the_rest(tmp_pat
     rows = json.loads((tmp_path / 'log').read_text())
     assert rows == [{'epoch': 0.5, 'iteration': 2, 'elapsed_time': 7.0, 'main/loss': 2.0,
                      'main/accuracy': 0.75, 'lr': 0.2, 'validation/main/accuracy': 0.25}]
+
+
+def test_every_row_begins_anew(tmp_path):
+    job = Job()
+    log = make(tmp_path, job)
+    for loss in (3, 1, 9, 5):
+        job.step(log, loss, 1.0)
+    assert [row['main/loss'] for row in log.log] == [2.0, 7.0]
+
+
+def test_row_is_the_whole_job_s(tmp_path, monkeypatch):
+    def add_another_process(comm, sums):
+        sums += [2, 10, 0]
+
+    monkeypatch.setattr(collectives, 'sum_over_processes', add_another_process)
+    job = Job()
+    log = make(tmp_path, job)
+    job.step(log, 3, 1.0)
+    job.step(log, 1, 1.0)
+    assert (log.log[0]['main/loss'], log.log[0]['main/accuracy']) == (3.5, 0.5)
+
+
+def test_only_the_first_process_writes(tmp_path):
+    job = Job()
+    job.rank = 1
+    log = make(tmp_path, job)
+    job.step(log, 3, 1.0)
+    job.step(log, 1, 1.0)
+    assert len(log.log) == 1 and not (tmp_path / 'log').exists()
 
 
 def test_row_under_way_continues_from_a_checkpoint(tmp_path):

@@ -79,7 +79,8 @@ def test_script_is_valid_bash(script):
 
 @pytest.mark.parametrize('script, expected', [
     ('paper_1024.sh', ['-np 1024', 'ppr:8:node', '--batchsize 32', '--recipe paper', '--resume auto',
-                       '-x NCCL_IB_HCA']),
+                       '-x NCCL_IB_HCA', '--mca pml ucx', '--communicator pure_nccl', '--loaderjob 2',
+                       '--allreduce-grad-dtype float16', '--stall-timeout 300']),
     ('paper_1024.slurm', ['-np 1024', 'ppr:8:node', '--resume auto']),
     ('paper_1024.pbs', ['-np 1024', 'ppr:8:node', '--resume auto']),
     ('node_8gpu.sh', ['-np 8', '--virtual-workers 128', '--batchsize 32']),
@@ -126,11 +127,47 @@ def test_threads_and_memory_are_the_programs_unless_the_user_has_set_them(fake):
             assert (f'-x {name} ' in out) == expected
 
 
-@pytest.mark.parametrize('name', ['NCCL_DEBUG', 'NVIDIA_TF32_OVERRIDE', 'CUDA_CACHE_PATH', 'CUPY_TF32'])
-def test_settings_of_the_gpu_s_libraries_travel_to_every_rank(fake, name):
-    process = start({**fake(), name: '1'}, '--dry-run', '2', '--')
-    out, _ = process.communicate(timeout=30)
-    assert f'-x {name} ' in out
+@pytest.mark.parametrize('name', ['NCCL_X', 'CUDA_X', 'CUPY_X', 'NVIDIA_X', 'CHAINER_X', 'LD_LIBRARY_PATH',
+                                  'PYTHONPATH', 'OPENBLAS_X', 'OMP_X', 'MKL_X', 'MALLOC_X', 'GLIBC_TUNABLES'])
+def test_settings_of_what_ranks_load_travel_to_every_host(name, fake):
+    for set_up in ({}, {'RANKS_PER_NODE': '8'}):
+        env = {**fake(), **set_up, name: '', 'XNCCL_X': '1', 'HOME_X': '1'}
+        process = start(env, '--dry-run', '2', '--')
+        out, _ = process.communicate(timeout=30)
+        assert f' -x {name} ' in out and 'XNCCL_X' not in out and 'HOME_X' not in out
+        assert ('--oversubscribe' in out) == (not set_up) and '--bind-to none' in out
+
+
+def test_the_papers_settings_of_the_network_stand_unless_the_user_has_others(fake):
+    inherited = {name: value for name, value in fake().items() if not name.startswith(('NCCL_', 'CUPY_'))}
+    expected = {'NCCL_IB_HCA': 'mlx', 'NCCL_SOCKET_IFNAME': r'\^lo\,docker', 'NCCL_IB_TIMEOUT': '22',
+                'NCCL_DEBUG': 'WARN'}
+    for given in ({}, dict.fromkeys(expected, 'mine')):
+        process = start({**inherited, **given}, '--dry-run', script='paper_1024.sh', cwd=JOBS.parent)
+        out, _ = process.communicate(timeout=30)
+        for name, value in expected.items():
+            assert f'{name}={given.get(name, value)} ' in out and f'-x {name} ' in out
+        assert 'CUPY_CACHE_DIR=' in out and '-x CUPY_CACHE_DIR ' in out
+
+
+@pytest.mark.parametrize('script, word, expected', [
+    ('paper_1024.slurm', '#SBATCH', [
+        '--job-name=paper_1024', '--nodes=128', '--ntasks-per-node=8', '--gpus-per-node=8', '--exclusive',
+        '--time=00:30:00', '--output=paper_1024-%j.out', '--open-mode=append', '--requeue',
+        '--signal=B:USR1@120']),
+    ('paper_1024.pbs', '#PBS', [
+        '-N paper_1024', '-l select=128:ncpus=16:mpiprocs=8:ngpus=8', '-l place=excl', '-l walltime=00:30:00',
+        '-j oe']),
+])
+def test_scheduler_is_asked_for_the_papers_machine(script, word, expected):
+    text = (JOBS / script).read_text().splitlines()
+    head = text[:next(i for i, line in enumerate(text) if line and not line.startswith('#'))]
+    assert [line[len(word) + 1:] for line in head if line.startswith(f'{word} ')] == expected
+
+
+def test_pbs_job_stops_itself_two_minutes_before_its_limit():
+    text = (JOBS / 'paper_1024.pbs').read_text()
+    assert 'walltime=00:30:00\n' in text and '\nSTOP_AFTER=$((30 * 60 - 120))\n' in text
 
 
 def test_checkpointed_stop_nobody_asked_for_starts_again_with_resume(fake, tmp_path):

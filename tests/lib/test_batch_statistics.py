@@ -79,6 +79,18 @@ def test_each_worker_keeps_its_own_moving_averages():
     assert statistics.rows_on_host()[:, 0].tolist() == [1.5, 4.5]
 
 
+def test_a_worker_s_statistics_are_lent_and_the_former_ones_come_back():
+    model = make_model()
+    statistics = BatchStatistics(model, 2)
+    rows = np.stack([np.full(statistics.size, value, np.float32) for value in (1, 2)])
+    statistics.restore_rows(rows)
+    statistics.select(0)
+    with pytest.raises(KeyError), statistics.using(1):
+        assert model[0].avg_mean.tolist() == [2, 2]
+        raise KeyError
+    assert model[0].avg_mean.tolist() == [1, 1] and model[1].avg_var.tolist() == [1, 1]
+
+
 def test_restored_rows_continue_where_they_were_taken():
     model = make_model()
     statistics = BatchStatistics(model, 2)

@@ -79,11 +79,24 @@ def compiler_options(cupy):
             '-arch=sm_75')
 
 
+# The wire's type only holds values: what is divided in it would lose small gradients, and is NaN here.
+WIRE = '''
+struct W {
+  float value;
+  W(float value) : value(value) {}
+  operator float() const { return value; }
+};
+inline float operator/(W, W) { return NAN; }
+inline float operator/(W, float) { return NAN; }
+inline float operator/(float, W) { return NAN; }
+'''
+
+
 def as_function(kernel):
     """The kernel in C++, for float: every element in turn, by pointers and scalars."""
     signature, views = [], []
     for raw, type_, name in parameters(kernel):
-        type_ = {'int64': 'long long', 'uint8': 'unsigned char', 'bool': 'bool'}.get(type_, 'float')
+        type_ = {'int64': 'long long', 'uint8': 'unsigned char', 'bool': 'bool', 'W': 'W'}.get(type_, 'float')
         signature.append(f'{type_} {name}' if name in SCALARS else
                          f'{type_} *{name}' if raw else f'{type_} *{name}_')
         if not raw and name not in SCALARS:
@@ -101,7 +114,7 @@ def on_cpu(tmp_path_factory):
     folder = tmp_path_factory.mktemp('kernels')
     kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.PACK_KERNEL, wire.MEAN_KERNEL]
     (folder / 'kernels.cc').write_text('#include <cmath>\nusing namespace std;\ntypedef float T;\n'
-                                       'typedef float W;\n' + ''.join(map(as_function, kernels)))
+                                       + WIRE + ''.join(map(as_function, kernels)))
     subprocess.run([compiler, '-O1', '-ffp-contract=off', '-shared', '-fPIC', 'kernels.cc', '-o',
                     'kernels.so'], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / 'kernels.so'))

@@ -3,7 +3,7 @@
 import warnings
 
 from lib import optimizers
-from lib.optimizers import RMSpropWarmup, exempt_from_weight_decay
+from lib.optimizers import RMSpropWarmup, RMSpropWarmupRule, exempt_from_weight_decay
 
 import chainer
 import chainer.links as L
@@ -117,6 +117,13 @@ def test_1000_steps_follow_the_paper_while_every_hyperparameter_changes(gradient
         if t % 100 == 99:
             for i, state in enumerate(expected):
                 assert_follows(getattr(model, f'p{i}'), *state)
+
+
+def test_a_rule_of_its_own_is_plain_momentum_sgd_with_the_papers_constants():
+    rule = RMSpropWarmupRule()
+    assert rule.hyperparam.get_dict() == dict(
+        lr=0.1, alpha_sgd=1.0, alpha_rmsprop=0.0, mu1=0.9, mu2=0.99, eps=1e-8, weight_decay=0.0)
+    assert {**RMSpropWarmup(0.5).hyperparam.get_dict(), 'lr': 0.1} == rule.hyperparam.get_dict()
 
 
 def test_first_update_makes_a_step():

@@ -40,6 +40,11 @@ def test_job_in_which_there_is_nothing_to_learn_is_refused(change, words):
         paper_plan(**change).check()
 
 
+def test_an_iteration_trains_at_the_epoch_of_the_images_seen_before_it():
+    plan = paper_plan(n_train=320, workers=2)
+    assert [plan.epoch_at(iteration) for iteration in (0, 1, 5)] == [0, 0.2, 1]
+
+
 def test_goyal_job_warms_up_first():
     phases = paper_plan(recipe=PUBLISHED['goyal'], workers=256).phases()
     assert phases[0] == pytest.approx((0, 5, 0.1, 3.2))
@@ -71,7 +76,9 @@ def test_processes_do_not_enter_the_identity():
 
 
 @pytest.mark.parametrize('change', [{'seed': 1}, {'workers': 512}, {'batch': 16}, {'arch': 'resnet8'},
-                                    {'data': 'other'}, {'dtype': 'mixed16'}, {'n_train': 5},
+                                    {'data': 'other'}, {'dtype': 'mixed16'}, {'n_train': 5}, {'n_val': 5},
+                                    {'insize': 32}, {'n_class': 10}, {'allreduce_grad_dtype': 'float32'},
+                                    {'loss_scale': 128}, {'jitter': True}, {'max_iterations': 4},
                                     {'recipe': PUBLISHED['goyal']},
                                     {'recipe': dataclasses.replace(PUBLISHED['paper'], epochs=30)}])
 def test_what_changes_the_training_enters_the_identity(change):

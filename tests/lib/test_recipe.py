@@ -34,6 +34,20 @@ def test_all_that_is_counted_in_epochs_scales_with_the_length(name, share):
     assert short.hyperparameters(9 * share, 4096) == pytest.approx(long.hyperparameters(90 * share, 4096))
 
 
+def test_published_recipes_are_the_papers_choices():
+    paper, goyal = PUBLISHED['paper'], PUBLISHED['goyal']
+    assert (paper.transition, paper.schedule, paper.bn_statistics, paper.bn_variance, paper.epochs) == (
+        'continuous', 'slow-start', 'last', 'mean', 90)
+    assert (goyal.transition, goyal.schedule, goyal.bn_statistics, goyal.epochs) == (
+        'none', 'goyal', 'moving', 90)
+
+
+def test_phases_of_a_short_training_end_with_it():
+    paper = PUBLISHED['paper']
+    short = Recipe('paper', paper.transition, paper.schedule, paper.bn_statistics, epochs=9)
+    assert [phase[:2] for phase in short.phases(256)] == [(0, 4), (4, 7), (7, 8.5), (8.5, 9)]
+
+
 def test_eta_scale_multiplies_the_base_rate_alone():
     paper = PUBLISHED['paper']
     scaled = Recipe('paper', paper.transition, paper.schedule, paper.bn_statistics, eta_scale=3)
@@ -44,3 +58,5 @@ def test_eta_scale_multiplies_the_base_rate_alone():
 def test_running_statistics_are_forgotten_but_under_goyal():
     assert PUBLISHED['paper'].bn_decay == 0
     assert PUBLISHED['goyal'].bn_decay == 0.9
+    paper = PUBLISHED['paper']
+    assert Recipe('paper', paper.transition, paper.schedule, bn_statistics='last-local').bn_decay == 0

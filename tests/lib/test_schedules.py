@@ -193,6 +193,11 @@ def test_short_training_scales_the_phases():
     assert rates == [0.5, 0.5, 0.075, 0.075, 0.01, 0.01, 0.001, 0.001]
 
 
+def test_last_phase_ends_with_the_training():
+    assert schedules.slow_start_phases(1.0, epochs=9)[-1] == pytest.approx((8.5, 9, 0.001, 0.001))
+    assert schedules.gradual_warmup_phases(1.0, epochs=9)[-1] == pytest.approx((8, 9, 0.001, 0.001))
+
+
 def test_short_training_scales_the_warmup():
     assert schedules.gradual_warmup(0.25, 12.8, 9) == pytest.approx(6.45, abs=1e-12)
     assert schedules.gradual_warmup(0.5, 12.8, 9) == 12.8

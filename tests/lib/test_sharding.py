@@ -38,6 +38,10 @@ def test_stream_does_not_depend_on_how_it_is_divided():
     assert stream(6, 4, 50, 3, 200) == stream(1, 1, 50, 3, 200) == stream(4, 6, 50, 3, 200)
 
 
+def test_order_that_several_share_can_not_be_written_to():
+    assert not sharding.permutation(0, 20, 0).flags.writeable
+
+
 def test_order_differs_between_epochs():
     orders = {tuple(sharding.permutation(epoch, 20, 0)) for epoch in range(10)}
     assert len(orders) == 10
@@ -70,6 +74,13 @@ def test_two_processes_that_know_nothing_of_each_other_agree():
 def test_order_is_the_published_one():
     # Fixed forever: a resumed run must find the order it was started with.
     assert sharding.permutation(0, 8, 0).tolist() == [5, 3, 7, 2, 4, 1, 0, 6]
+    first = [sharding.permutation(epoch, 1281167, 0)[:5].tolist() for epoch in range(2)]
+    assert first == [[686429, 648367, 422016, 274007, 1076650], [1182311, 167202, 500940, 920390, 1118350]]
+
+
+def test_a_worker_in_the_middle_of_the_papers_run_trains_on_the_published_images():
+    indices, epochs = sharding.worker_batch(39, 1023, 1024, 32, 1281167, 0)
+    assert indices[:4].tolist() == [223541, 647521, 111259, 894533] and set(epochs) == {1}
 
 
 @pytest.mark.parametrize('arguments', [(0, 4, 4, 8, 10, 0), (0, -1, 4, 8, 10, 0), (-1, 0, 4, 8, 10, 0),

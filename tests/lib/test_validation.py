@@ -42,6 +42,18 @@ def test_sums_equal_an_independent_computation(n, size):
     np.testing.assert_allclose(sums, independent_sums(pixels, labels), rtol=1e-5)
 
 
+def test_network_is_not_training_and_keeps_no_graph():
+    seen = []
+
+    class Watched(Threshold):
+        def forward(self, x):
+            seen.append((chainer.config.train, chainer.config.enable_backprop))
+            return super().forward(x)
+
+    validation.evaluate(Watched(), in_batches(*images(3), 2))
+    assert seen == [(False, False)] * 2
+
+
 def test_no_image_has_no_accuracy():
     assert validation.means(np.zeros(4)) == {}
 

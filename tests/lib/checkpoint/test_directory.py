@@ -148,6 +148,23 @@ def test_prune_keeps_the_newest(tmp_path):
     assert iterations_of(tmp_path) == [4, 3]
 
 
+def test_prune_reads_nothing_until_one_is_too_many(tmp_path, monkeypatch):
+    write_iterations(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(file, 'scan', lambda *_: pytest.fail('read'))
+        directory.prune(tmp_path, 2)
+    write_iterations(tmp_path, 3)
+    directory.prune(tmp_path, 2)
+    assert iterations_of(tmp_path) == [3, 2]
+
+
+def test_prune_keeps_at_least_one(tmp_path):
+    write_iterations(tmp_path, 1)
+    with pytest.raises(ValueError, match='keep=0'):
+        directory.prune(tmp_path, 0)
+    assert iterations_of(tmp_path) == [1]
+
+
 def test_prune_never_removes_the_only_valid_one(tmp_path):
     write_iterations(tmp_path, 1, 2, 3, 4)
     damage(directory.path_of(tmp_path, 4))

@@ -58,6 +58,7 @@ def test_arrays_in_fortran_order_and_with_gaps_round_trip(tmp_path):
 @pytest.mark.parametrize('arrays, error', [
     ({'a': np.array(None)}, TypeError),
     ({'a': np.array(['x', 1], object)}, TypeError),
+    ({'a': np.zeros(3, [('x', 'f4'), ('y', 'i4')])}, TypeError),
     ({'description': np.zeros(1)}, ValueError),
     ({'sha256': np.zeros(1)}, ValueError),
 ])
@@ -105,6 +106,39 @@ def test_an_array_exchanged_with_a_valid_zip_checksum_is_found(written):
         for name, content in {**members, 'model/fc/W.npy': changed}.items():
             archive.writestr(name, content)
     with pytest.raises(DamagedCheckpoint, match='does not match its checksum'):
+        file.read(written)
+
+
+def npy(array, **header):
+    """The bytes of ``array`` behind a header of another order, dtype or shape."""
+    member = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        member, {'descr': array.dtype.str, 'fortran_order': False, 'shape': array.shape, **header})
+    return member.getvalue() + array.tobytes()
+
+
+W = ARRAYS['model/fc/W']
+
+
+@pytest.mark.filterwarnings('ignore:Duplicate name')
+@pytest.mark.parametrize('changed, reason', [
+    ([('model/fc/V.npy', npy(W))], 'does not match its checksum'),
+    ([('model/fc/W.npy', npy(W, descr='<i4'))], 'does not match its checksum'),
+    ([('model/fc/W.npy', npy(W, shape=(3, 2)))], 'does not match its checksum'),
+    ([('model/fc/W.npy', npy(W, fortran_order=True))], 'not a plain array'),
+    ([('model/fc/W.npy', npy(W, descr=[('a', '<f4')]))], 'not a plain array'),
+    ([('model/fc/W.npy', npy(W) + b' ')], 'bytes for shape'),
+    ([('model/fc/W.npy', npy(W)[:-1])], 'bytes for shape'),
+    ([('model/fc/W.npy', npy(W))] * 2, 'not written by this program'),
+], ids=['name', 'dtype', 'shape', 'Fortran', 'structured', 'longer', 'shorter', 'double'])
+def test_an_array_that_is_told_otherwise_is_found(written, changed, reason):
+    with zipfile.ZipFile(written) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    del members['model/fc/W.npy']
+    with zipfile.ZipFile(written, 'w') as archive:
+        for name, content in [*members.items(), *changed]:
+            archive.writestr(name, content)
+    with pytest.raises(DamagedCheckpoint, match=reason):
         file.read(written)
 
 

@@ -85,3 +85,8 @@ def test_a_name_from_a_checkpoint_reaches_the_terminal_printable(resumed, tmp_pa
     with pytest.raises(UserError) as caught:
         resumed(**WHOLE)
     assert str(caught.value).isprintable() and r'\x1b[2J: x\n\x9b31m in the checkpoint' in str(caught.value)
+
+
+def test_differences_are_named_by_all_that_they_are_part_of():
+    assert resume.compare_jobs({'a': {'b': {'c': 1}}}, {'a': {'b': {'c': 2}}}) == [
+        'a.b.c: 1 in the checkpoint, 2 now']

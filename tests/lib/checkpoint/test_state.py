@@ -47,6 +47,7 @@ def train(model, optimizer, first, last):
 @pytest.mark.parametrize('used', [False, True])
 def test_a_restored_run_continues_to_the_same_bytes(tmp_path, dtype, used):
     model, optimizer = make(dtype=dtype)
+    optimizer.epoch = 5
     train(model, optimizer, 0, 3)
     file.write(tmp_path / 'a.npz', state.flatten(model, optimizer), description())
     train(model, optimizer, 3, 6)

@@ -37,7 +37,7 @@ def test_one_write_at_a_time_in_a_thread_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(file, 'write', slow_write)
     writer = BackgroundWriter()
     writer.submit('first', {}, {})
-    assert writer.failure() is None  # does not wait: the first one is not released yet
+    assert writer.failure() is None and ('end', 'first') not in events  # does not wait
     threading.Timer(0.05, release.set).start()
     writer.submit('second', {}, {})
     writer.close()
@@ -61,6 +61,16 @@ def test_a_background_failure_is_told_once_and_the_next_one_written(tmp_path, mo
     assert writer.close() is None
     assert done == [directory.path_of(tmp_path, 3)]
     assert os.listdir(tmp_path / 'checkpoint') == ['iteration-00000003.npz']
+
+
+def test_a_shortage_of_memory_is_told_and_does_not_end_the_training(monkeypatch):
+    def write(path, arrays, description):
+        raise MemoryError
+
+    monkeypatch.setattr(file, 'write', write)
+    writer = BackgroundWriter()
+    writer.submit('first.npz', {}, {})
+    assert writer.close() == 'checkpoint first.npz failed: MemoryError'
 
 
 def test_a_background_fault_that_no_disk_explains_is_raised():

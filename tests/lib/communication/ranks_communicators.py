@@ -265,5 +265,26 @@ def overflow_of_a_sum_is_explained():
     assert np.isfinite(model.p0.grad).all() and np.isfinite(model.p2.grad).all()
 
 
+@ranks_cases.case
+def overflow_of_a_sum_is_told_for_one_worker():
+    comm = communicators.create_communicator('naive', 'float16', 1.0, 2)
+    model = filled_model(1)
+    model.p1.grad[5] = 2 * 40000
+    text = explain(comm, model)
+    assert f'element 5 of the gradient of /p1 overflows float16: {40000 * P}, limit' in text, text
+
+
+@ranks_cases.case
+def one_bad_turn_of_several_is_not_called_finite():
+    for element in (0, 25, 49):
+        with mock.patch.object(allreduce, '_TURN', 20):
+            comm = communicators.create_communicator('naive', 'float16')
+            model = make_model([(50,)])
+            model.p0.grad = np.ones(50, np.float32)
+            model.p0.grad[element] = np.nan
+            comm.multi_node_mean_grad(model)
+            assert not comm.gradient_is_finite()
+
+
 if __name__ == '__main__':
     ranks_cases.run()

@@ -1,5 +1,7 @@
 """Sums of payloads over processes, through shared memory and through MPI."""
 
+import types
+
 from lib.communication import allreduce
 
 import numpy as np
@@ -26,3 +28,16 @@ def test_one_process_has_its_own_payload_and_calls_no_mpi():
     with pytest.raises(StopIteration) as end:
         next(sums.sum(4))
     assert end.value.value.tolist() == [0, 1, 2, 3]
+
+
+class TwoHosts:
+    """One of two processes, each on a host of its own: nothing can be shared, nor agreed about."""
+
+    rank, size = 0, 2
+
+    def Split_type(self, kind):  # noqa: N802
+        return types.SimpleNamespace(size=1, Free=lambda: None)
+
+
+def test_processes_of_several_hosts_share_no_memory():
+    assert allreduce._share_memory(TwoHosts(), 4096) is None

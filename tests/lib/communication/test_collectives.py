@@ -154,6 +154,16 @@ def test_wrong_sums_of_known_values_are_a_fault(monkeypatch, size, fault):
         check_sum_of(WRONG[fault](values, values.sum(axis=0)), size, monkeypatch)
 
 
+def test_broadcast_arrays_lie_where_numpy_expects_numbers():
+    mpi_comm = types.SimpleNamespace(bcast=lambda value: value, Bcast=lambda part: None)
+    comm = types.SimpleNamespace(rank=0, size=2, mpi_comm=mpi_comm)
+    given = {'odd': np.arange(3, dtype=np.uint8), 'double': np.arange(3.0), 'half': np.zeros(9, np.float16),
+             'complex': np.zeros(2, np.complex128)}
+    received = collectives.broadcast_arrays(comm, given)
+    places = {array.__array_interface__['data'][0] % 16 for array in received.values()}
+    assert len(places) == 1
+
+
 def test_more_bytes_than_mpi_counts_are_broadcast_in_pieces(monkeypatch):
     sent = []
     mpi_comm = types.SimpleNamespace(bcast=lambda value: value, Bcast=lambda part: sent.append(part.copy()))

@@ -61,6 +61,16 @@ def test_one_process_rounds_like_several_and_calls_no_mpi():
     collectives.broadcast_model(comm, model)
 
 
+def test_parameter_without_gradient_is_zero_whatever_was_sent_before():
+    model, comm = make_model(), single()
+    model.a.grad, model.b.grad = np.ones(5, np.float32), np.ones((4, 3), np.float32)
+    comm.multi_node_mean_grad(model)
+    model.cleargrads()
+    model.a.grad = np.ones(5, np.float32)
+    comm.multi_node_mean_grad(model, zero_fill=True)
+    assert (model.a.grad == 1).all() and (model.b.grad == 0).all()
+
+
 def test_gradients_are_views_of_one_buffer_that_is_reused():
     model, comm = make_model(), single()
     bases = []

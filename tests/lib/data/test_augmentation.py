@@ -57,6 +57,51 @@ def test_crops_are_distributed_as_in_an_independent_simulation(drawn, name):
     assert ks_distance(ours, theirs) < 1.63 * math.sqrt(1 / len(ours) + 1 / len(theirs))  # the 1 % level
 
 
+def transcribed_crop(width, height, draws):
+    """RandomSizedCrop of fb.resnet.torch's transforms.lua, line by line; ``draws`` stand for Torch's numbers.
+
+    Every try has five of them, whether it fits or not, behind one for the flip.
+    """
+    flip = draws[0] < 0.5
+    for attempt in np.reshape(draws[1:51], (10, 5)).tolist():
+        target_area = width * height * (0.08 + (1.0 - 0.08) * attempt[0])
+        aspect_ratio = 3 / 4 + (4 / 3 - 3 / 4) * attempt[1]
+        # A side of 0, of which fb's scaling would fail, is 1.
+        w = max(1, round(math.sqrt(target_area * aspect_ratio)))
+        h = max(1, round(math.sqrt(target_area / aspect_ratio)))
+        if attempt[2] < 0.5:
+            w, h = h, w
+        if h <= height and w <= width:
+            y1 = math.floor(attempt[3] * (height - h + 1))
+            x1 = math.floor(attempt[4] * (width - w + 1))
+            return (x1, y1, x1 + w, y1 + h), flip
+    return None, flip  # the short side scaled to the input's size, and the center of that
+
+
+@pytest.mark.parametrize('width, height', [(500, 375), (375, 500), (20, 18), (9, 10), (3, 2), (40, 12)])
+def test_crops_are_those_of_fb_resnet_torch(width, height):
+    fell_back = 0
+    for index in range(300):
+        bits = np.random.Philox(key=np.array([5, 2], np.uint64),
+                                counter=np.array([0, 0, index, 7], np.uint64))
+        expected = transcribed_crop(width, height, (bits.random_raw(51) >> np.uint64(11)) / 2.0 ** 53)
+        crop = training_crop(width, height, 224, seed=5, epoch=7, index=index)
+        if expected[0] is None:
+            fell_back += 1
+            left, upper, right, lower = crop[0]
+            assert crop[1] == expected[1]
+            assert (right - left, lower - upper) == pytest.approx([min(width, height)] * 2, rel=1e-3)
+        else:
+            assert crop == expected
+    assert (fell_back > 0) == ((width, height) == (40, 12))
+
+
+def test_crop_is_the_published_one():
+    # Fixed forever: a run can be repeated.
+    assert training_crop(500, 375, 224, seed=1, epoch=2, index=3) == ((216, 23, 477, 343), False)
+    assert training_crop(500, 375, 224, seed=0, epoch=0, index=0) == ((137, 51, 427, 364), False)
+
+
 def test_area_of_crops_that_always_fit_is_uniform():
     # Crops of less than 3/4 of a square's area fit whatever their aspect ratio.
     area = statistics(crops(1000, 1000, 5000), 1000, 1000)['area']
@@ -138,6 +183,7 @@ def test_validation_of_another_input_size_scales_the_short_side():
     ((1003, 751), (341, 256), (58, 16)),
     ((100, 77), (332, 256), (54, 16)),      # enlarged
     ((257, 259), (256, 257), (16, 16)),
+    ((256, 259), (256, 259), (16, 18)),     # 17.5 goes to the even one
     ((225, 640), (256, 728), (16, 252)),
 ])
 def test_validation_crop_lies_at_whole_pixels_of_the_scaled_image(size, scaled, corner):

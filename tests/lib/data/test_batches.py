@@ -3,6 +3,7 @@ import errno
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -292,6 +293,15 @@ def test_an_epoch_around_a_bad_image_moves_no_other(serial, tmp_path):
     assert labels.count(100 + following) == 2 and 104 not in labels
 
 
+def test_replacements_go_before_what_is_read_ahead(serial, tmp_path, monkeypatch):
+    submitted = []
+    submit = serial.submit
+    monkeypatch.setattr(serial, 'submit', lambda *task: (submitted.append(task[-1]), submit(*task)))
+    images = make_images(tmp_path, N, bad={permutation(0, N, SEED)[1]})
+    next(training(serial, images, n_workers=1, local=1, on_bad_image='skip'))
+    assert submitted == [False, True]
+
+
 def test_skipping_gives_up_when_no_image_is_good(pool, tmp_path):
     images = make_images(tmp_path, 5, bad=range(5))
     batches = TrainingBatches(pool, images, INSIZE, Share(SEED, 3, 1, 0, 1, 0, 2), on_bad_image='skip')
@@ -348,6 +358,29 @@ def test_signals_reach_this_process_as_before():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with ImagePool(1):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize('kind', ['process', 'thread'])
+def test_closed_batches_give_their_memory_back_after_the_last_image(images, monkeypatch, kind):
+    with ImagePool(1, kind) as pool:
+        under_way, release = [], pool.release
+        monkeypatch.setattr(
+            pool, 'release', lambda ring: (under_way.append(len(pool._receivers)), release(ring)))
+        batches = training(pool, images)
+        assert pool._receivers
+        batches.close()
+        batches.close()
+    assert under_way == [0]
+
+
+def test_decoder_that_hangs_up_ends_the_training(images):
+    with ImagePool(1) as pool:
+        batches = training(pool, images, stop=10 ** 6)
+        next(batches)
+        for key in pool._decoder._selector.get_map().values():
+            key.fileobj.shutdown(socket.SHUT_RD)
+        with pytest.raises(RuntimeError, match='decoder process 0'):
+            collect(batches)
 
 
 def test_killed_decoder_ends_the_training_with_its_name(images):

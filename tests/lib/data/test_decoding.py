@@ -265,6 +265,17 @@ def test_unreadable_file_is_a_bad_image(monkeypatch):
         load_validation('a.png', 32)
 
 
+def test_shortage_of_memory_is_not_the_image_s_fault(monkeypatch, tmp_path):
+    path = save(photo(10, 10), tmp_path / 'a.png')
+
+    def refuse(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, 'resize', refuse)
+    with pytest.raises(MemoryError):
+        load_validation(path, 32)
+
+
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('limit', [90, 40], ids=['warning', 'error'])
 def test_decompression_bomb_is_a_bad_image(tmp_path, monkeypatch, limit):

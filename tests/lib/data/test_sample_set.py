@@ -134,6 +134,25 @@ def test_linear_classifier_on_pixels_stays_under_half(pair):
     assert max(accuracies) < 0.4
 
 
+@pytest.mark.parametrize('name, size, color', [
+    ('blobs', (81, 105), (150.23, 135.56, 100.14)), ('bricks', (102, 98), (98.02, 104.81, 115.65)),
+    ('checks', (127, 86), (111.29, 151.37, 110.69)), ('crosses', (99, 139), (98.62, 123.76, 145.9)),
+    ('dots', (118, 90), (166.08, 177.69, 130.39)), ('honeycomb', (93, 92), (126.64, 123.63, 123.66)),
+    ('rays', (98, 99), (153.05, 119.26, 131.5)), ('rings', (110, 148), (133.5, 133.5, 133.5)),
+    ('stripes', (105, 88), (142.57, 139.27, 109.72)), ('zigzags', (118, 104), (136.08, 110.21, 125.64)),
+])
+def test_images_are_the_published_ones(name, size, color):
+    # Of version 2, fixed forever. Means, since the sine of a float32 ends differently on other processors.
+    assert sample_set.VERSION == 2
+    image = sample_set.draw(name, 61 * sample_set.CLASSES.index(name))
+    assert image.size == size
+    assert np.asarray(image.convert('RGB')).mean(axis=(0, 1)) == pytest.approx(color, abs=0.01)
+
+
+def test_fingerprints_of_the_set_are_the_published_ones(pair):
+    assert [images.fingerprint() for images in pair] == ['5720c4b7867fec4d', '7da10e40b907dcf2']
+
+
 def test_image_depends_on_class_and_index_alone():
     first = sample_set.draw('rings', 5).tobytes()
     sample_set.draw('dots', 6)

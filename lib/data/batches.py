@@ -196,7 +196,8 @@ def _planned(share, n_examples):
         return ((iteration * share.workers + worker + 1) * share.batch - 1) // n_examples
 
     last_epoch = epoch_of(share.stop - 1, share.workers - 1)
-    with concurrent.futures.ThreadPoolExecutor(1, 'order of the next epoch') as thread:
+    thread = concurrent.futures.ThreadPoolExecutor(1, 'order of the next epoch')
+    try:
         newest, drawing = -1, None
         for iteration, worker in share.steps():
             epoch = epoch_of(iteration, worker)
@@ -208,6 +209,9 @@ def _planned(share, n_examples):
                 drawing = thread.submit(permutation, epoch + 1, n_examples, share.seed)
             newest = epoch
             yield indices.tolist(), epochs.tolist()
+    finally:
+        # Without waiting: an abandoned generator may be finalized anywhere, in a thread that is starting too.
+        thread.shutdown(wait=False)
 
 
 def validation_batches(pool, images, insize, start, stop, batchsize, on_bad_image='error', skipped=None):

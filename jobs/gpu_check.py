@@ -159,7 +159,7 @@ def train(device, comm, arch, insize, iterations):
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
     timer = timing.Timer(device.xp is not np)
     updater = WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
-                            timer, types.SimpleNamespace(received=None))
+                            timer, types.SimpleNamespace(received=None, iteration_done=lambda: None))
     for _ in range(WARM_UP):
         updater.update()
     timer.collect()

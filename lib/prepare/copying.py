@@ -96,7 +96,6 @@ def prepare(source, destination, short_side=constants.VAL_SHORT_SIDE, quality=QU
                 left_out += left_out_here
                 shown.show(tally['done'], tally['there'])
         shown.close()
-
     progress.report(tally, sorted(repaired), sorted(left_out), time.monotonic() - started)
     _write_lists(splits, classes, destination, {path for path, _ in left_out})
     return left_out

@@ -120,7 +120,8 @@ def test_a_host_that_dies_costs_one_restart_on_the_others(three):
     iteration = int(re.search(r'resumed from .* at iteration (\d+)', told)[1])
     assert iteration <= 12  # of 32
     with np.load(three.shared / 'undisturbed/model.npz') as expected, np.load(out / 'model.npz') as found:
-        difference = max(abs(found[name] - expected[name]).max() for name in expected)
-        largest = max(abs(expected[name]).max() for name in expected)
+        values = [name for name in expected if expected[name].dtype.kind == 'f']
+        difference = max(abs(found[name] - expected[name]).max() for name in values)
+        largest = max(abs(expected[name]).max() for name in values)
     print(f'weights differ by {difference / largest:.1e} of the largest, {32 - iteration} iterations later')
     assert difference < 1e-4 * largest

@@ -134,7 +134,7 @@ def test_time_limit_brings_a_checkpoint_and_the_requeued_job_continues_until_sca
 
 def test_a_job_that_loses_a_node_continues_on_another(cluster):
     number, output = cluster.submit('lost')
-    until(said(output, 'epoch +iteration'), 60)
+    until(said(output, r'epoch +iter'), 60)
     until(lambda: list((cluster.site / 'lost/checkpoint').glob('*.npz')), 60)
     nodes = cluster.run('squeue', '--noheader', '--format=%N').strip()
     assert nodes == 'n[1-2]'

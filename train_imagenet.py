@@ -106,7 +106,7 @@ def train(args, stack, stop_request):
 
     found = resume.load(args.resume, args.out, job.comm, plan) if args.resume else None
     if args.initmodel and not found:
-        job.first(weights.load, args.initmodel, model, args.initmodel_skip, warn)
+        job.first(weights.load, args.initmodel, model, args.initmodel_skip, errors.say_line)
     collectives.broadcast_model(job.comm, model)
     model.to_device(job.device)
     optimizer = make_optimizer(plan, model)
@@ -131,11 +131,6 @@ def train(args, stack, stop_request):
               {**description.as_dict(plan), **network, 'software': versions, 'hardware': hardware})
     stop_request.begin()
     return run(job, trainer, args.out, network)
-
-
-def warn(line):
-    """Print on standard error, at once."""
-    errors.say(printable(line))
 
 
 def open_data(args, job):

@@ -4,7 +4,6 @@ from lib import errors
 from lib.checkpoint import directory, state
 from lib.checkpoint.writer import BackgroundWriter
 from lib.communication.collectives import gather_rows
-from lib.errors import printable
 
 import numpy as np
 from chainer import training
@@ -63,7 +62,7 @@ class Checkpointing(training.Extension):
             failure = mpi_comm.bcast(self._writer.close())
             self.failed = failure is not None
             if failure and self._comm.rank == 0:
-                errors.say(printable(failure))
+                errors.say_line(failure)
 
     def _submit(self, trainer, sums, rows):
         iteration = trainer.updater.iteration
@@ -79,9 +78,9 @@ class Checkpointing(training.Extension):
         failure = self._writer.submit(directory.path_of(self._out, iteration), arrays, description,
                                       lambda path: directory.prune(self._out, _KEEP))
         if failure:
-            errors.say(printable(f'{failure}; training goes on'))
+            errors.say_line(f'{failure}; training goes on')
 
     def finalize(self):
         failure = self._writer.close()
         if failure:
-            errors.say(printable(failure))
+            errors.say_line(failure)

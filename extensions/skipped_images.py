@@ -1,7 +1,6 @@
 """Says which images could not be decoded and were skipped."""
 
 from lib import errors
-from lib.errors import printable
 
 import chainer
 from chainer import training
@@ -28,5 +27,5 @@ class SkippedImages(training.Extension):
         for path, reason, *_ in (entry for entries in self._skipped for entry in entries):
             if path not in self._named:
                 self._named.add(path)
-                errors.say(printable(f'rank {self._rank}: skipped {path} ({reason})'))
+                errors.say_line(f'rank {self._rank}: skipped {path} ({reason})')
         chainer.report({'skipped_images': sum(map(len, self._skipped))})

@@ -16,7 +16,7 @@ import sys
 
 from lib import errors, files
 from lib.checkpoint import file, state, weights
-from lib.errors import UserError, printable
+from lib.errors import UserError
 
 import numpy as np
 
@@ -31,9 +31,9 @@ def main(argv=None):
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        convert(args.source, args.destination, args.arch, _say)
+        convert(args.source, args.destination, args.arch, errors.say_line)
     except UserError as error:
-        _say(f'lib.convert: {error}')
+        errors.say_line(f'lib.convert: {error}')
         return errors.EXIT_USER_ERROR
     return errors.EXIT_FINISHED
 
@@ -171,10 +171,6 @@ def _package(name):
 
 def _suffix(path):
     return os.path.splitext(path)[1].lower()
-
-
-def _say(line):
-    errors.say(printable(line))
 
 
 _READERS = {'.safetensors': _read_safetensors, '.pth': _read_torch}

@@ -89,3 +89,8 @@ def say(text, file=None):
     file = sys.stderr if file is None else file
     encoding = getattr(file, 'encoding', None) or 'utf-8'
     print(printable_lines(text).encode(encoding, 'backslashreplace').decode(encoding), file=file, flush=True)
+
+
+def say_line(line, file=None):
+    """Print a line that may hold names from anywhere, made :func:`printable`; else as :func:`say`."""
+    say(printable(line), file)

@@ -17,7 +17,7 @@ from lib.checkpoint import weights
 from lib.communication import collectives, launcher
 from lib.data import datasets, decoding
 from lib.data.batches import validation_batches
-from lib.errors import BadImage, TrainingFault, UserError, printable
+from lib.errors import BadImage, TrainingFault, UserError
 from lib.run import arguments, devices, job
 
 import chainer
@@ -39,7 +39,7 @@ def main(argv=None):
         return errors.EXIT_FINISHED
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
-            _say(f'lib.evaluate: {error}')
+            errors.say_line(f'lib.evaluate: {error}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
 
 
@@ -97,7 +97,7 @@ def open_network(args):
     Returns:
         tuple: Their completed description (:func:`lib.checkpoint.weights.complete`) and the network.
     """
-    found = weights.read(args.source, _say)
+    found = weights.read(args.source, errors.say_line)
     description = weights.complete(found, args.arch, args.insize)
     model = weights.build(description)
     weights.fill(model, found)
@@ -124,8 +124,8 @@ def open_validation_set(path, root, description):
                         f'{description["n_class"]} classes, whose names its weights do not tell; give a '
                         'directory with all of them, or a list file')
     if description['classes'] is None:
-        _say(f'{path}: its folders, sorted by name, are taken for the classes, which the weights do not '
-             'name')
+        errors.say_line(f'{path}: its folders, sorted by name, are taken for the classes, which the weights '
+                        'do not name')
     return images
 
 
@@ -148,22 +148,18 @@ def classify(args):
         except BadImage as error:
             if args.on_bad_image == 'error':
                 raise
-            _say(error)
+            errors.say_line(error)
             continue
         probabilities = validation.probabilities(model, pixels[None])[0]
-        errors.say(printable(path), sys.stdout)
+        errors.say_line(path, sys.stdout)
         for label in (-probabilities).argsort(kind='stable')[:validation.TOP]:
             name = _name_of(label, description['classes'])
-            errors.say(printable(f'{100 * probabilities[label]:8.2f} %  {name}'), sys.stdout)
+            errors.say_line(f'{100 * probabilities[label]:8.2f} %  {name}', sys.stdout)
 
 
 def _name_of(label, classes):
     """What a class is called; its number where the weights tell no name."""
     return f'class {label}' if classes is None else classes[label]
-
-
-def _say(line):
-    errors.say(printable(line))
 
 
 if __name__ == '__main__':

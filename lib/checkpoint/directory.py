@@ -7,7 +7,7 @@ import re
 
 from lib import errors, files
 from lib.checkpoint import file
-from lib.errors import UserError, printable
+from lib.errors import UserError
 
 _DIRECTORY = 'checkpoint'
 _NAME = re.compile(r'iteration-(\d{8,})\.npz')
@@ -84,7 +84,7 @@ def prune(out, keep):
                 try:
                     _remove(path)
                 except OSError as error:
-                    errors.say(printable(f'{path} was not removed ({error.strerror}); training goes on'))
+                    errors.say_line(f'{path} was not removed ({error.strerror}); training goes on')
     _remove_temporaries(out)
 
 

@@ -6,7 +6,7 @@ import json
 from lib import errors
 from lib.checkpoint import directory, file, state
 from lib.communication import collectives
-from lib.errors import UserError, printable
+from lib.errors import UserError
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def load(path, out, comm, plan):
         if comm.rank != 0:
             return None
         if path == 'auto':
-            found = directory.newest_valid(out, lambda line: errors.say(printable(line)))
+            found = directory.newest_valid(out, errors.say_line)
         else:
             found = (path, *file.read(path))
         if found is None:

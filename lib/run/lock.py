@@ -14,7 +14,7 @@ import platform
 import time
 
 from lib import errors
-from lib.errors import UserError, printable
+from lib.errors import UserError
 
 NAME = 'lock'
 
@@ -52,8 +52,7 @@ def hold(out, wait=0):
         file, holder = _try(path)
         while file is None and time.monotonic() < deadline:
             if not waiting:
-                errors.say(printable(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its '
-                                       'end'))
+                errors.say_line(f'--out {out}: in use by {holder}; waiting up to {wait:.0f} s for its end')
                 waiting = True
             time.sleep(_POLL)
             file, holder = _try(path)
@@ -93,8 +92,8 @@ def _try(path):
                 return None, file.read() or 'another process'
             removed = error.errno in (errno.ENOENT, errno.ESTALE)
             if not removed:
-                errors.say(printable(f'{path}: this file system has no locks ({error.strerror}): a second '
-                                       'run into the same directory would not be noticed'))
+                errors.say_line(f'{path}: this file system has no locks ({error.strerror}): a second '
+                                'run into the same directory would not be noticed')
         if removed:  # by a run that ended since it was opened
             return _try(path)
         file.truncate(0)

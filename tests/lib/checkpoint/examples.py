@@ -6,6 +6,8 @@ import zipfile
 
 from lib.checkpoint import directory, file
 
+import chainer
+import chainer.links as L
 import numpy as np
 
 ARRAYS = {
@@ -15,6 +17,18 @@ ARRAYS = {
     'empty': np.empty((0, 4), np.float64),
     'flags': np.array([True, False]),
 }
+
+
+class Network(chainer.Chain):
+
+    def __init__(self, n_out=3, dtype=np.float32):
+        super().__init__()
+        with chainer.using_config('dtype', dtype), self.init_scope():
+            self.fc = L.Linear(4, n_out)
+            self.bn = L.BatchNormalization(n_out)
+
+    def forward(self, x):
+        return self.bn(self.fc(x))
 
 
 def description(iteration=7, **more):

@@ -7,23 +7,10 @@ from lib.optimizers import RMSpropWarmup
 
 import chainer
 import chainer.functions as F
-import chainer.links as L
 import numpy as np
 import pytest
 
-from tests.lib.checkpoint.examples import description, same
-
-
-class Network(chainer.Chain):
-
-    def __init__(self, n_out=3, dtype=np.float32):
-        super().__init__()
-        with chainer.using_config('dtype', dtype), self.init_scope():
-            self.fc = L.Linear(4, n_out)
-            self.bn = L.BatchNormalization(n_out)
-
-    def forward(self, x):
-        return self.bn(self.fc(x))
+from tests.lib.checkpoint.examples import Network, description, same
 
 
 def make(n_out=3, dtype=np.float32, seed=0):

@@ -15,20 +15,11 @@ import numpy as np
 import pytest
 
 import models
-from tests.lib.checkpoint.examples import description, foreign_files, same
+from tests.lib.checkpoint.examples import Network, description, foreign_files, same
 
 DESCRIPTION = {'arch': 'resnet8', 'insize': 24, 'dtype': 'float32', 'n_class': 3,
                'classes': ['ant', 'b\udcffe', 'cat'], 'image_mean': [0.485, 0.456, 0.406],
                'image_std': [0.229, 0.224, 0.225], 'val_batchsize': 7}
-
-
-class Network(chainer.Chain):
-
-    def __init__(self, n_out=3, dtype=np.float32):
-        super().__init__()
-        with chainer.using_config('dtype', dtype), self.init_scope():
-            self.fc = L.Linear(4, n_out)
-            self.bn = L.BatchNormalization(n_out)
 
 
 def values(model):

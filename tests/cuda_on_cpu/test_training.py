@@ -9,12 +9,15 @@ import pytest
 from jobs.faults import soak
 
 VARIANTS = {
-    'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907$',
-    'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(',
-    'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(',
+    'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through CuPy$',
+    'CuPy 13 beside cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through lib/cudnn\.py$',
+    'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(.*; install the extra "gpu"\): .* im2col',
+    'CuPy 14 beside cuDNN': r'CuPy 14\..* CUDA 13\..*, cuDNN 92800 through lib/cudnn\.py$',
+    'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(.*; install the extra "gpu13"\): .* im2col',
 }
 ALL = [*VARIANTS]
 ONE = ALL[:1]
+OWN = ['CuPy 13 beside cuDNN', 'CuPy 14 beside cuDNN']  # by lib/cudnn.py
 TIMEOUT = 600  # seconds
 
 FLOAT32 = 1e-4   # of an array's largest element: sums are made in another order

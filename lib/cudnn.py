@@ -14,6 +14,7 @@ float16 or float32 in the order batch, channels, height, width, on the current d
 Where Chainer has cuDNN that one is used, unless the environment has ``EXTREME_SGD_CUDNN=own``.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -38,7 +39,7 @@ _MATH = {'f': 0, 'e': 1}
 _NCHW = 0
 _CROSS_CORRELATION = 1
 _PER_CHANNEL = 1
-_ALGORITHMS = 8  # as many as there are, at most
+_ALGORITHMS = 16  # to choose from: as many as there are, with and without tensor cores
 
 # Results are multiplied by 1, and added to 0 times what was there.
 _ONE, _ZERO = byref(c_float(1)), byref(c_float(0))
@@ -63,14 +64,14 @@ def library():
         raise UserError(f'{VARIABLE}={chosen}: expected own, for lib/cudnn.py, or chainer')
     if not cuda.available or cuda._cudnn_disabled_by_user or (cuda.cudnn_enabled and chosen == 'chainer'):
         return None
-    # Two versions in one process could mistake each other's functions for their own.
-    for major in (8,) if cuda.cudnn_enabled else (9, 8):
-        name = f'libcudnn.so.{major}'
-        for path in (*cuda_wheels.find(f'cudnn/lib/{name}'), name):
-            try:
-                loaded = ctypes.CDLL(path)
-            except OSError:
-                continue
+    names = ['libcudnn.so.9', 'libcudnn.so.8']
+    if cuda.cudnn_enabled:
+        del names[0]  # two versions in one process could mistake each other's functions for their own
+    elif cuda.cupy.cuda.runtime.runtimeGetVersion() >= 13000:
+        del names[1]  # needs libraries of CUDA 12, and ends a process that does not find them
+    for path in (path for name in names for path in (*cuda_wheels.find(f'cudnn/lib/{name}'), name)):
+        with contextlib.suppress(OSError):
+            loaded = ctypes.CDLL(path)
             loaded.cudnnGetVersion.restype = c_size_t
             loaded.cudnnGetErrorString.restype = ctypes.c_char_p
             return loaded

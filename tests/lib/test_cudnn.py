@@ -26,15 +26,18 @@ class Library:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """``machine(found, wheels, **cuda)``: what loads by name, what does by path, and what Chainer found."""
-    def machine(found, wheels=(), **attributes):
+    """``machine(found, wheels, runtime, **cuda)``: what loads by name, by path; CUDA; what Chainer found."""
+    def machine(found, wheels=(), runtime=12090, **attributes):
         def load(path):
             if path not in (*found, *wheels):
                 raise OSError(f'{path}: cannot open shared object file')
             return Library(path)
         monkeypatch.setattr(ctypes, 'CDLL', load)
         monkeypatch.setattr(cuda_wheels, 'find', lambda pattern: [each for each in wheels if pattern in each])
+        cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(
+            runtime=types.SimpleNamespace(runtimeGetVersion=lambda: runtime)))
         monkeypatch.setattr(cudnn, 'cuda', types.SimpleNamespace(**{
+            'cupy': cupy,
             'available': True, 'cudnn_enabled': False, '_cudnn_disabled_by_user': False,
             'libcudnn': types.SimpleNamespace(getVersion=lambda: 8907), **attributes}))
     cudnn.library.cache_clear()
@@ -60,6 +63,11 @@ def test_the_newest_cudnn_is_taken_an_installed_wheel_first(machine, found, whee
 def test_without_library_or_gpu_or_against_the_users_will_there_is_none(machine, found, attributes):
     machine(found, **attributes)
     assert cudnn.library() is None and cudnn.version() is None
+
+
+def test_with_cuda_13_cudnn_8_is_not_tried(machine):
+    machine(['libcudnn.so.8'], runtime=13020)
+    assert cudnn.library() is None
 
 
 def test_chainers_cudnn_comes_first(machine):

@@ -37,9 +37,9 @@ def machine(monkeypatch):
         cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(
             runtime=types.SimpleNamespace(runtimeGetVersion=lambda: runtime)))
         monkeypatch.setattr(cudnn, 'cuda', types.SimpleNamespace(**{
-            'cupy': cupy,
-            'available': True, 'cudnn_enabled': False, '_cudnn_disabled_by_user': False,
+            'available': True, 'cupy': cupy, 'cudnn_enabled': False, '_cudnn_disabled_by_user': False,
             'libcudnn': types.SimpleNamespace(getVersion=lambda: 8907), **attributes}))
+    monkeypatch.delenv('EXTREME_SGD_CUDNN', raising=False)
     cudnn.library.cache_clear()
     yield machine
     cudnn.library.cache_clear()
@@ -102,7 +102,7 @@ def test_an_error_is_told_with_cudnns_own_words(machine):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Calls of cuDNN, which knows three algorithms for every convolution, the quickest first."""
+    """Calls of cuDNN, which knows four algorithms for every convolution, the quickest first."""
     made = []
 
     def call(function, *arguments):

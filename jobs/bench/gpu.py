@@ -211,7 +211,7 @@ def parse(argv):
     add('--retry', action='store_true', help='what failed too')
     add('--plan', action='store_true', help='print the commands, and touch nothing')
     add('--small', action='store_true', help='tiny sizes: to see that it runs')
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     unknown = set(args.steps) - set(STEPS)
     if unknown:
         parser.error(f'{", ".join(sorted(unknown))}: no such step; choose of {", ".join(STEPS)}')
@@ -231,7 +231,7 @@ def main(argv=None):
     results, deadline, begun = Results(args.out), time.monotonic() + 60 * args.minutes, False
     for piece in [*set_up(args), *chosen]:
         before = results.found.get(piece.name, {}).get('outcome')
-        if before == 'done' and piece.step != 'set-up' or before == 'failed' and not args.retry:
+        if piece.step != 'set-up' and (before == 'done' or before == 'failed' and not args.retry):
             print(f'{piece.name}: {before} before: {results.found[piece.name]["line"]}', flush=True)
             continue
         left = deadline - time.monotonic() - SECONDS_TO_STOP * piece.training
@@ -256,4 +256,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))  # and the command under way is ended
     sys.exit(main())

@@ -5,6 +5,7 @@ Each ``of_...`` gives a function of a command's output, or is one, that returns 
 """
 
 import csv
+import itertools
 import json
 import re
 import statistics
@@ -17,8 +18,9 @@ def of_check(output):
     speed, = re.findall(r'(\d+) images/s', output)
     update, copy = (float(re.search(rf'{name}: (\d+) GB/s', output)[1])
                     for name in ('update', 'copy within the GPU'))
+    notes = itertools.takewhile(lambda line: ' THE CPU' not in line.upper(), output.splitlines())
     return {'agree': agree, 'differ': differ, 'images_per_second': int(speed), 'update_GB_per_s': update,
-            'copy_GB_per_s': copy, 'update_of_copy': update / copy, 'notes': output.splitlines()[:3],
+            'copy_GB_per_s': copy, 'update_of_copy': update / copy, 'notes': list(notes),
             'line': f'{agree} checks as on the CPU, {differ} not; {speed} images/s; the update moves '
                     f'{update:.0f} GB/s, {update / copy:.2f} of a copy within the GPU'}
 

@@ -43,21 +43,16 @@ def arrays(run):
         return {key: array for key, array in file.items() if array.dtype.kind == 'f'}
 
 
-def largest_difference(found, others):
-    """Largest difference of two models' arrays, each in parts of its own largest element, and where it is.
-
-    Args:
-        found (dict): Arrays by name.
-        others (dict): Arrays of the same names, to compare with.
-
-    Returns:
-        tuple: The difference, NaN if there is one in an array, and the array's name.
-    """
+def differences(found, others):
+    """Differences of two models' arrays, dict of the same names: each in parts of its own largest element."""
     assert found.keys() == others.keys() and len(found) > 30
-    differences = {name: float(abs(array.astype(float) - others[name]).max() / abs(others[name]).max())
-                   for name, array in found.items()}
-    worst = max(differences, key=lambda name: (np.isnan(differences[name]), differences[name]))
-    return differences[worst], worst
+    return {name: float(abs(array.astype(float) - others[name]).max() / abs(others[name]).max())
+            for name, array in found.items()}
+
+
+def largest_difference(found, others):
+    """The largest of the ``differences``; NaN if there is one in an array."""
+    return float(np.max(list(differences(found, others).values())))
 
 
 def train(communicator, options, out):
@@ -88,7 +83,9 @@ def main():
             found[name] = {'bound': bound, 'failed': failed}
             print(f'{name}: FAILED, see {" and ".join(failed)}', flush=True)
             continue
-        difference, where = largest_difference(*map(arrays, runs))
+        by_array = differences(*map(arrays, runs))
+        where = list(by_array)[int(np.argmax(list(by_array.values())))]  # NaN before all else
+        difference = by_array[where]
         agrees = difference <= bound
         found[name] = {'difference': difference, 'where': where, 'bound': bound, 'agrees': agrees}
         print(f'{name}: {"as on the CPU" if agrees else "DIFFERENT FROM THE CPU"}: by {difference:.1e} in '

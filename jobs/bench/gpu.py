@@ -101,7 +101,7 @@ def pieces(args):
                 args.torch, 'jobs/bench/torch_step.py', '-B', str(batch), '--device', args.torch_device,
                 *(['--arch', 'resnet8', '--side', '16', '--iterations', '3'] if args.small else [])],
                 figures.of_torch(batch)))
-    trainings = {'sample': [*(['--insize', '16', '--epoch', '1'] if args.small else [])]}
+    trainings = {'sample': [*(['--insize', '16', '--epoch', '0.2'] if args.small else [])]}
     if args.photographs:
         trainings['photographs'] = [*args.photographs, *(
             [*small, '--epoch', '1'] if args.small else

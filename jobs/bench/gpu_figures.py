@@ -73,7 +73,7 @@ def of_run(folder):
         figures = {'epochs': last['epoch'], 'iterations': run.iteration, 'seconds': run.seconds,
                    'accuracy': scores[-1], 'best': max(scores), 'last_5': report.median_of_last(scores),
                    'images_per_second': statistics.median(row['images_per_sec'] for row in run.log)}
-        return {**figures, 'line': f'{figures["epochs"]:.0f} epochs in {duration(run.seconds)}, accuracy '
+        return {**figures, 'line': f'{figures["epochs"]:.3g} epochs in {duration(run.seconds)}, accuracy '
                 f'{scores[-1]:.2%}, {figures["images_per_second"]:,.0f} images/s'}
     return read
 
@@ -99,7 +99,7 @@ def tables(found):
     if runs:
         parts += ['## Trainings', markdown(
             ['run', 'epochs', 'time', 'accuracy', 'best', 'median of the last 5', 'images/s'],
-            [[name, f'{piece["epochs"]:.0f}', duration(piece['seconds']), *(
+            [[name, f'{piece["epochs"]:.3g}', duration(piece['seconds']), *(
                 f'{piece[key]:.2%}' for key in ('accuracy', 'best', 'last_5')),
               f'{piece["images_per_second"]:,.0f}'] for name, piece in runs.items()])]
     return '\n\n'.join(parts) + '\n'

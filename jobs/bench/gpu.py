@@ -124,8 +124,9 @@ def set_up(args):
         extras.append('test')
     if not extras and not any(map(lacks, ('chainer', 'matplotlib', 'mpi4py', 'filelock', 'PIL'))):
         return []
-    return [Piece('set-up', 'set-up', [sys.executable, '-m', 'pip', 'install', '--editable',
-                                       f'.[{",".join(extras)}]' if extras else '.'], seconds=500)]
+    what = f'.[{",".join(extras)}]' if extras else '.'
+    return [Piece('set-up', 'set-up', [sys.executable, '-m', 'pip', 'install', '--editable', what],
+                  lambda output: {'line': f'installed {what} into {sys.executable}'})]
 
 
 def compute_capability():

@@ -4,15 +4,18 @@
     mpirun -np 4 python -m jobs.bench.epoch --out OUT [option ...]
 
 Trains as ``train_imagenet.py`` does, with a clock around the steps of the start and around the extensions,
-and prints rank 0's times, medians over the epochs; what rank 0 waits for other ranks is in them. Expect
-validation to be nearly all of an epoch's end, and imports and MPI most of a start.
+and prints rank 0's times, medians over the epochs; what rank 0 waits for other ranks is in them. Takes 10
+seconds for 8 epochs of the sample set. Expect validation to be nearly all of an epoch's end, and imports and
+MPI most of a start.
 """
 
+import contextlib
 import functools
 import os
 import sys
 import time
 
+from lib import errors
 from lib.communication import launcher
 
 import numpy as np
@@ -88,7 +91,9 @@ def report(started):
 
 
 def show(what, seconds):
-    print(f'{1e3 * np.median(seconds):9.2f} ms  {what} (at most {1e3 * max(seconds):.0f})')
+    """Print a median and the longest, in milliseconds."""
+    if seconds:  # after the only epoch comes no iteration
+        print(f'{1e3 * np.median(seconds):9.2f} ms  {what} (at most {1e3 * max(seconds):.0f})')
 
 
 def main():
@@ -97,8 +102,9 @@ def main():
     for name in _STEPS:
         setattr(train_imagenet, name, timed(name, getattr(train_imagenet, name)))
     training.Trainer.run = run
-    status = train_imagenet.main()
-    if launcher.launched_rank() == 0:
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        status = train_imagenet.main()
+    if status == errors.EXIT_FINISHED and launcher.launched_rank() == 0:
         report(started)
     return status
 

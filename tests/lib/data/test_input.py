@@ -38,3 +38,13 @@ def test_first_validation_images_of_the_next_time_are_decoded_while_training_goe
                     pool.receive()
                 for i in range(6):
                     pathlib.Path(images.path(i)).unlink()
+
+
+def test_of_several_shares_one_is_read_ahead(images):
+    with ImagePool(1) as pool:
+        data = Input(PLAN, 0, pool, images, images, 2, 'error')
+        for _ in range(2):
+            labels = [label for share in ((0, 2), (2, 4), (4, 6))
+                      for _, batch in data.validation_batches(*share, again=True) for label in batch]
+            assert labels == list(range(6))
+        assert pool._decoder._memory._size == 2 * 8192  # rings of 3 batches, in whole pages: one is waiting

@@ -127,8 +127,9 @@ def test_threads_and_memory_are_the_programs_unless_the_user_has_set_them(fake):
             assert (f'-x {name} ' in out) == expected
 
 
-@pytest.mark.parametrize('name', ['NCCL_X', 'CUDA_X', 'CUPY_X', 'NVIDIA_X', 'CHAINER_X', 'LD_LIBRARY_PATH',
-                                  'PYTHONPATH', 'OPENBLAS_X', 'OMP_X', 'MKL_X', 'MALLOC_X', 'GLIBC_TUNABLES'])
+@pytest.mark.parametrize('name', ['NCCL_X', 'CUDA_X', 'CUPY_X', 'NVIDIA_X', 'CHAINER_X', 'EXTREME_SGD_X',
+                                  'LD_LIBRARY_PATH', 'PYTHONPATH', 'OPENBLAS_X', 'OMP_X', 'MKL_X', 'MALLOC_X',
+                                  'GLIBC_TUNABLES'])
 def test_settings_of_what_ranks_load_travel_to_every_host(name, fake):
     for set_up in ({}, {'RANKS_PER_NODE': '8'}):
         env = {**fake(), **set_up, name: '', 'XNCCL_X': '1', 'HOME_X': '1'}

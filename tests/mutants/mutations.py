@@ -431,6 +431,18 @@ MUTATIONS = [
     ('lib/data/decoding.py', 'tests/lib/data/test_decoding.py -k shortage', [
         ('except (BadImage, MemoryError):', 'except BadImage:'),
     ]),
+    ('lib/cudnn.py', 'tests/lib/test_cudnn.py', [
+        ("['libcudnn.so.9', 'libcudnn.so.8']", "['libcudnn.so.8', 'libcudnn.so.9']"),
+        ('del names[0]', 'pass'),
+        ('del names[1]', 'pass'),
+        ('or cuda._cudnn_disabled_by_user or', 'or'),
+        ("{'f': 0, 'e': 1}", "{'f': 0, 'e': 0}"),
+        ('each.status == 0 and ', ''),
+        ('each.memory <= WORKSPACE and ', ''),
+        ('each.deterministic or ', 'True or '),
+        ('descriptor, each.math)', 'descriptor, 0)'),
+        ("raise RuntimeError(f'{function}:", "print(f'{function}:"),
+    ]),
     ('lib/run/excepthook.py', 'tests/lib/run/test_excepthook.py -k abort_that_hangs --timeout=40', [
         ('exit=True, file=2', 'exit=False, file=2'),
     ]),

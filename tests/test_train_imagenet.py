@@ -236,6 +236,14 @@ def test_no_mpi_library_ends_in_one_line(tmp_path):
     assert 'no MPI for Python' in line and 'install the extra "mpi"' in line and '\\n' not in line
 
 
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
+def test_a_signal_during_the_imports_asks_for_another_start(tmp_path, name):
+    (tmp_path / 'numpy.py').write_text(f'import os, signal\nos.kill(os.getpid(), signal.{name})\n')
+    done = subprocess.run([sys.executable, 'train_imagenet.py'], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (75, '', '')
+
+
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
     train(1, '-B', '8', '--test')
     log = json.loads((tmp_path / 'out' / 'log').read_text())

@@ -27,7 +27,7 @@ PROGRAM = "tests/test_train_imagenet.py -k 'test_option_is or extensions_act or 
 CROPS = ("tests/lib/data/test_augmentation.py -k 'fb_resnet or published or validation or jitter or no_crop "
          "or one_pixel'")
 BATCHES = ("tests/lib/data/test_batches.py -k 'serial or replacements or closed_batches or around_a_bad "
-           "or later_start'")
+           "or later_start or epoch'")
 SYNTHETIC = 'tests/lib/data/test_synthetic.py'
 LOG = 'tests/extensions/test_job_log.py'
 SCHEDULE = 'tests/extensions/test_recipe_schedule.py'
@@ -218,6 +218,7 @@ MUTATIONS = [
         ('square - mu * mu).clip(0, None)', 'square - mu * mu)'),
         ('var + (square - mu * mu)', '(square - mu * mu)'),
         ('square - mu * mu)', 'square - mu)'),
+        ('averages.astype(np.float32)', 'averages'),
         ('sorted(model.namedlinks(), key=lambda item: item[0])',
          'sorted(model.namedlinks(), key=lambda item: item[0], reverse=True)'),
     ]),
@@ -264,7 +265,6 @@ MUTATIONS = [
         ('(mpi_comm.size + 1) * capacity * np.dtype', 'mpi_comm.size * capacity * np.dtype'),
         ('self._payloads[self._mpi_comm.rank, :n]', 'self._payloads[0, :n]'),
         ('-(-n // self._mpi_comm.size)', '(n // self._mpi_comm.size)'),
-        ('min(chunk * (self._mpi_comm.rank + 1), n)', 'chunk * (self._mpi_comm.rank + 1)'),
         ('wire.sum_payloads(self._payloads[:, mine], self._total[mine])',
          'wire.sum_payloads(self._payloads[::-1, mine], self._total[mine])'),
         ('chunk = -(-n // size)', 'chunk = n // size'),
@@ -313,6 +313,7 @@ MUTATIONS = [
         ("values = xp.asarray(_known_values(comm.rank)", "values = xp.asarray(_known_values(0)"),
         ('if not np.array_equal(cuda.to_cpu(values), expected):',
          'if not (cuda.to_cpu(values) == expected).any():'),
+        ('view(np.uint8) | 1', 'view(np.uint8)'),
         ('-(-size // 16) * 16', 'size'),
         ('range(0, len(packed), _MESSAGE_BYTES)', 'range(0, 1)'),
         ('packed[start:start + size]', 'packed[start:start + size + 1]'),
@@ -343,6 +344,8 @@ MUTATIONS = [
         ('if math.prod(shape) * dtype.itemsize != left:', 'if math.prod(shape) * dtype.itemsize < left:'),
         ('isinstance(cause, MemoryError) or', '', DIRECTORY),
         ('cause.errno not in _WRONG_FILE', 'cause.errno in _WRONG_FILE', DIRECTORY),
+        ('file = stack.enter_context(files.open_regular(path))', "file = stack.enter_context(open(path, 'rb'))",
+         'tests/lib/checkpoint/test_file.py -k foreign --timeout=40'),
         ("prefix='model/'), description", "prefix=''), description", 'tests/models/test_file_format.py'),
         ('return type(self), (self.path, self.reason)', 'return type(self), (self.path, self.path)'),
     ]),
@@ -431,11 +434,32 @@ MUTATIONS = [
     ('lib/data/decoding.py', 'tests/lib/data/test_decoding.py -k shortage', [
         ('except (BadImage, MemoryError):', 'except BadImage:'),
     ]),
+    ('lib/files.py', "tests/lib/data/test_decoding.py -k 'pipe or endless or directory' --timeout=40", [
+        ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
+        ('os.O_RDONLY | os.O_NONBLOCK', 'os.O_RDONLY'),
+    ]),
     ('lib/run/excepthook.py', 'tests/lib/run/test_excepthook.py -k abort_that_hangs --timeout=40', [
         ('exit=True, file=2', 'exit=False, file=2'),
     ]),
-    ('lib/run/watchdog.py', 'tests/lib/run/test_watchdog.py -k c_code --timeout=40', [
+    ('lib/run/watchdog.py', 'tests/lib/run/test_watchdog.py', [
         ('exit=True, file=2', 'exit=False, file=2'),
+        ('if idle >= watchdog.timeout:', 'if False:'),
+        ('            faulthandler.cancel_dump_traceback_later()\n', ''),
+        ('        self._last = time.monotonic()\n\n    def stop', '\n    def stop'),
+        ('        self._stopped.set()', '        pass', 'tests/lib/run/test_watchdog.py -k beating --timeout=40'),
+    ]),
+    ('lib/run/job.py', 'tests/lib/run/test_job.py', [
+        ('            self.watchdog.beat()', '            pass'),
+        ('stack.callback(watchdog.stop)', 'pass'),
+    ]),
+    ('lib/run/signals.py', 'tests/lib/run/test_signals.py --timeout=60', [
+        ('if self._received is None:', 'if True:'),
+        ('            raise Stopped(_too_early(self._received))', '            pass'),
+        ('if number in _INSISTENT and', 'if'),
+        ('and now - first.get(number, now) > _APART', 'and number in first'),
+        ('self._end_with(EXIT_STOPPED, _too', 'self._end_with(1, _too'),
+        ('if deadline is None and not self._trained:', 'if deadline is None:'),
+        ('self._trained = True', 'pass'),
     ]),
     ('lib/data/sample_set.py', "tests/lib/data/test_sample_set.py -k images_are", [
         ('SEED = 2017', 'SEED = 2018'),
@@ -491,6 +515,16 @@ MUTATIONS = [
         ('workers // args.virtual_workers', 'args.virtual_workers'),
         ('comm, plan.recipe.bn_variance), checkpoint_due)', 'comm), checkpoint_due)'),
         ('priority=-place)', 'priority=place)'),
+        ('        (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),\n'
+         '        (extensions.Validation(comm, lambda: validation.evaluate_share(\n'
+         '            plan, comm.rank, model, statistics, validation_batches)), epoch_end),\n',
+         '        (extensions.Validation(comm, lambda: validation.evaluate_share(\n'
+         '            plan, comm.rank, model, statistics, validation_batches)), epoch_end),\n'
+         '        (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),\n'),
+        ('        *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),\n', ''),
+        ('os._exit(75)', 'None', "tests/test_train_imagenet.py -k during_the_imports"),
+        ('signal.SIGTERM, signal.SIGUSR1, signal.SIGINT', 'signal.SIGTERM, signal.SIGINT',
+         "tests/test_train_imagenet.py -k during_the_imports"),
         ('weight_decay=constants.WEIGHT_DECAY)', 'weight_decay=0)'),
         ('    exempt_from_weight_decay(model)', '    pass'),
         ('        optimizer.use_fp32_update()', '        pass'),
@@ -498,8 +532,20 @@ MUTATIONS = [
         ('        (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), '
          'checkpoint_due),\n', ''),
     ]),
+    ('jobs/launch.sh', LAUNCH, [
+        ('command+=(-x "$name")', ':'),
+        ('command+=(--bind-to none)', ':'),
+        ('|| command+=(--oversubscribe)', '|| :'),
+    ]),
     ('jobs/environment.sh', LAUNCH, [
         ('NCCL_*|', ''),
+        ('UCX_*|', ''),
+        ('NVIDIA_*|', ''),
+        ('CUDA_*|', ''),
+        ('PYTHONPATH)', 'PYTHON_PATH)'),
+        ('OPENBLAS_*|', ''),
+        ('MKL_*|', ''),
+        ('MALLOC_*|', ''),
         ('CUPY_*|', ''),
         ('CHAINER_*|', ''),
         ('LD_LIBRARY_PATH|', ''),
@@ -520,12 +566,30 @@ MUTATIONS = [
     ('jobs/paper_1024.slurm', LAUNCH, [
         ('#SBATCH --nodes=128', '#SBATCH --nodes=64'),
         ('#SBATCH --requeue\n', ''),
+        ('#SBATCH --exclusive\n', ''),
+        ('--gpus-per-node=8', '--gpus-per-node=4'),
         ('USR1@120', 'USR1@12'),
     ]),
     ('jobs/paper_1024.pbs', LAUNCH, [
         ('select=128', 'select=64'),
         ('walltime=00:30:00', 'walltime=00:20:00'),
         ('STOP_AFTER=$((30 * 60 - 120))', 'STOP_AFTER=$((30 * 60))'),
+        ('#PBS -l place=excl\n', ''),
+    ]),
+    ('jobs/node_8gpu.sh', LAUNCH, [
+        ('WORKERS=1024', 'WORKERS=512'),
+        ('--recipe paper', '--recipe goyal'),
+        ('--batchsize 32', '--batchsize 64'),
+        ('--communicator pure_nccl', '--communicator naive'),
+        ('--allreduce-grad-dtype float16', '--allreduce-grad-dtype float32'),
+        ('CORES > GPUS ? CORES / GPUS : 1', 'CORES'),
+        ('--checkpoint-interval 10 ', '--checkpoint-interval 1 '),
+    ]),
+    ('jobs/one_gpu.sh', LAUNCH, [
+        ('--virtual-workers "$WORKERS"', ''),
+        ('WORKERS:-8', 'WORKERS:-1'),
+        ('--recipe paper', '--recipe goyal'),
+        ('--loaderjob "$(nproc)"', '--loaderjob 2'),
     ]),
 ]
 
@@ -537,6 +601,8 @@ EQUIVALENT = [
      'two of a set\'s 64-bit numbers are equal once in ten million epochs'),
     ('lib/data/augmentation.py', 'np.argsort(draws[3:6]', 'np.argsort(draws[:3]',
      'brightness, contrast and saturation commute, as nothing is clipped between them'),
+    ('lib/communication/allreduce.py', 'min(chunk * (self._mpi_comm.rank + 1), n)',
+     'chunk * (self._mpi_comm.rank + 1)', 'adds up what lies behind the n elements too, which nobody reads'),
     ('lib/checkpoint/file.py',
      "force_zip64=True", 'force_zip64=False', 'only entries of 2 GB and more need it'),
 ]

@@ -128,6 +128,10 @@ def test_right_sums_of_known_values_are_taken(monkeypatch, size):
     check_sum_of(in_a_ring(given_to_check_sum(size)), size, monkeypatch)
 
 
+def test_every_rank_counts_in_every_element_of_the_known_values():
+    assert given_to_check_sum(3).all()
+
+
 def moved(values):
     return np.roll(values, 1)
 

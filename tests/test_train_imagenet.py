@@ -211,6 +211,12 @@ def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_of_other_workers_has_the_processes_that_play_them(capfd):
+    args = arguments.parse(['--plan', '--workers', '1024', '--virtual-workers', '4', '--arch', 'resnet8'])
+    assert train_imagenet.show_plan(args) == 0
+    assert '1,024 = 256 processes x 4\n' in capfd.readouterr().out
+
+
 def test_plan_may_be_cut_short_by_its_reader():
     reader, writer = os.pipe()
     os.close(reader)

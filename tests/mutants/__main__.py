@@ -3,9 +3,9 @@
     python -m tests.mutants [WORD ...]     only mutations whose file or text holds one of the words
 
 Each change is made in a copy of the tree, in which the tests named for it run until one fails. A test that
-hangs has noticed, since a test has a limit: here of ``SECONDS``. What hangs outside of the tests has none, and
-no test has noticed. Prints what survived; exit status 1 if that is 5 % or more, 2 if the list does not fit the
-code, or tests fail as it is.
+hangs has noticed, since tests have a limit: here of ``SECONDS``. What hangs outside of them has not been
+noticed. Prints what survived; exit status 1 if that is 5 % or more, 2 if the list does not fit the code, or
+tests fail as it is.
 """
 
 import concurrent.futures

@@ -116,6 +116,8 @@ MUTATIONS = [
         ('self.workers * self.batch', 'self.processes * self.batch'),
         ('min(full, self.max_iterations)', 'self.max_iterations', PROGRAM),
         ("{'float16': 2, 'float32': 4}", "{'float16': 4, 'float32': 4}"),
+        ('if self.n_class < 2:', 'if self.n_class <= 2:'),
+        ('if self.workers > self.n_train:', 'if self.workers >= self.n_train:'),
         ('iteration * self.total_batch / self.n_train', '(iteration + 1) * self.total_batch / self.n_train'),
         ("'loss_scale': self.loss_scale, ", ''),
         ("'seed': self.seed, ", ''),
@@ -315,6 +317,7 @@ MUTATIONS = [
         ('if not np.array_equal(cuda.to_cpu(values), expected):',
          'if not (cuda.to_cpu(values) == expected).any():'),
         ('view(np.uint8) | 1', 'view(np.uint8)'),
+        ('_MESSAGE_BYTES = 1 << 30', '_MESSAGE_BYTES = 2 << 30'),
         ('-(-size // 16) * 16', 'size'),
         ('range(0, len(packed), _MESSAGE_BYTES)', 'range(0, 1)'),
         ('packed[start:start + size]', 'packed[start:start + size + 1]'),
@@ -383,6 +386,8 @@ MUTATIONS = [
         ("name not in saved or name not in current or", "name in saved and name in current and"),
         ("f'{prefix}{name}.')", "f'{name}.')"),
         ('json.loads(json.dumps(job))', 'job'),
+        ('sums.sum(axis=0, keepdims=True)', 'sums[:1]'),
+        ('    updater.iteration = found.iteration', '    pass'),
     ]),
     ('lib/checkpoint/writer.py', WRITER, [
         ('(OSError, MemoryError)', 'OSError'),
@@ -392,6 +397,7 @@ MUTATIONS = [
         ('error, self._error = self._error, None', 'error = self._error'),
         ("            if on_done is not None:\n                on_done(path)", '            pass'),
         ('self._thread.is_alive()', 'False'),
+        ('self._thread.is_alive()', 'True'),
     ]),
     ('lib/data/augmentation.py', CROPS, [
         ('flip = draws[0] < 0.5', 'flip = draws[0] > 0.5'),
@@ -427,6 +433,7 @@ MUTATIONS = [
         ('batch.errors[min(batch.errors)]', 'batch.errors[max(batch.errors)]'),
         ('range(place + 1, len(order)), range(place)', 'range(place, -1, -1)'),
         ('* share.batch - 1) // n_examples', '* share.batch) // n_examples'),
+        ('epoch_of(share.stop - 1, share.workers - 1)', 'epoch_of(share.stop, share.workers - 1)'),
         ('if newest < epoch < last_epoch:', 'if newest < epoch <= last_epoch:'),
     ]),
     ('lib/data/decoder_pool.py', "tests/lib/data/test_batches.py -k 'hangs_up or killed_decoder'", [
@@ -481,6 +488,7 @@ MUTATIONS = [
     ('extensions/validation.py', 'tests/extensions/test_validation.py', [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),
         ("f'validation/main/{name}'", "f'validation/{name}'"),
+        ('            collectives.raise_together(self._comm.mpi_comm, error)', '            pass'),
     ]),
     ('extensions/job_log.py', LOG, [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),
@@ -493,6 +501,7 @@ MUTATIONS = [
         ('if key not in _AVERAGED)', ')'),
     ]),
     ('extensions/recipe_schedule.py', SCHEDULE, [
+        ("trigger = (1, 'iteration')", "trigger = (2, 'iteration')"),
         ('def initialize(self, trainer):\n        self._set(trainer.updater.iteration)',
          'def initialize(self, trainer):\n        self._set(0)'),
         ("self._optimizer.alpha_rmsprop = values.alpha_rmsprop", 'pass'),

@@ -172,6 +172,7 @@ def test_more_bytes_than_mpi_counts_are_broadcast_in_pieces(monkeypatch):
     sent = []
     mpi_comm = types.SimpleNamespace(bcast=lambda value: value, Bcast=lambda part: sent.append(part.copy()))
     comm = types.SimpleNamespace(rank=0, size=2, mpi_comm=mpi_comm)
+    assert collectives._MESSAGE_BYTES < 2 ** 31
     monkeypatch.setattr(collectives, '_MESSAGE_BYTES', 48)
     array = np.arange(40, dtype=np.float32)
     assert np.array_equal(collectives.broadcast_arrays(comm, {'a': array})['a'], array)

@@ -41,7 +41,7 @@ StallWatchdog(types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1), 1)
 armed.wait()
 ctypes.PyDLL(None).pause()
 '''
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=90)
     assert done.returncode == 1 and done.stderr.startswith('Timeout (')
 
 

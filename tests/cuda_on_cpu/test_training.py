@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from jobs.faults import soak
+from jobs.bench.weights import CASES as TRAININGS
+from jobs.bench.weights import FLOAT32, arrays, largest_difference
+from jobs.faults import observation
 
 VARIANTS = {
     'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907$',
@@ -17,20 +19,10 @@ ALL = [*VARIANTS]
 ONE = ALL[:1]
 TIMEOUT = 600  # seconds
 
-FLOAT32 = 1e-4   # of an array's largest element: sums are made in another order
-FLOAT16 = 2e-3   # on the wire, where NCCL adds in float16 and MPI in float32
-MIXED16 = 5e-2   # float16's spacing, through 8 layers and 10 iterations
-
-WIDE = ['--allreduce-grad-dtype', 'float32']
 # Name: ranks, options, bound, variants.
-CASES = {
-    'float32': (2, [*WIDE, '--virtual-workers', '2', '-B', '4'], FLOAT32, ALL),
-    'float16 on the wire': (2, ['--loss-scale', '128', '--bn-statistics', 'moving'], FLOAT16, ALL),
-    'mixed16': (2, ['--loss-scale', '128', '--dtype', 'mixed16', '--bn-statistics', 'last-local'], MIXED16,
-                ALL),
-    'pooled': (4, [*WIDE, '--bn-variance', 'pooled', '-B', '4'], FLOAT32, ONE),
-    'goyal': (1, [*WIDE, '--recipe', 'goyal', '-B', '16'], FLOAT32, ONE),
-}
+CASES = {name: (ranks, *TRAININGS[name], variants) for name, ranks, variants in [
+    ('float32', 2, ALL), ('float16 on the wire', 2, ALL), ('mixed16', 2, ALL), ('pooled', 4, ONE),
+    ('goyal', 1, ONE)]}
 
 # In the same processes.
 FAULTS = {
@@ -61,15 +53,7 @@ def ended(run):
 
 
 def weights(folder, name):
-    with np.load(folder / name / 'model.npz') as file:
-        return {key: array for key, array in file.items() if array.dtype.kind == 'f'}
-
-
-def largest_difference(arrays, others):
-    """Largest difference of two models' arrays, each in parts of its own largest element."""
-    assert arrays.keys() == others.keys() and len(arrays) > 30
-    return max(abs(array.astype(float) - others[name]).max() / abs(others[name]).max()
-               for name, array in arrays.items())
+    return arrays(folder / name)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -98,7 +82,7 @@ def test_tf32_is_used_when_it_was_asked_for_and_named_in_the_plan(run, ended):
 
 @pytest.mark.parametrize('name', CASES)
 def test_the_log_is_the_cpus(ended, name):
-    logs = [soak.state(ended(variant, CASES[name][0])[0] / name)[2] for variant in (ONE[0], None)]
+    logs = [observation.state(ended(variant, CASES[name][0])[0] / name)[2] for variant in (ONE[0], None)]
     assert len(logs[0]) == 2
     for row, expected in zip(*logs):
         assert row == pytest.approx(expected, rel=0.02)
@@ -107,7 +91,7 @@ def test_the_log_is_the_cpus(ended, name):
 def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_byte_for_byte(ended):
     folder, done = ended(ONE[0], 2)
     assert (done.statuses['stopped 1'], done.statuses['stopped 2']) == ([75, 75], [0, 0])
-    assert soak.differences(folder / 'stopped', folder / 'mixed16') == []
+    assert observation.differences(folder / 'stopped', folder / 'mixed16') == []
     assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'mixed16' / 'model.npz').read_bytes()
 
 
@@ -121,7 +105,7 @@ def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(ende
     folder, done = ended(ONE[0], 2)
     assert done.statuses['nan'] == [1, 1]
     assert re.search(r'iteration 3: gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
-    arrays, iteration, _ = soak.state(folder / 'nan')
+    arrays, iteration, _ = observation.state(folder / 'nan')
     assert iteration == 2 and all(np.isfinite(array).all() for array in arrays.values())
 
 

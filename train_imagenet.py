@@ -209,6 +209,7 @@ def make_trainer(args, watchdog, updater, data, versions, network):
     # In the order in which they act after an iteration: what reports, the log, who reads it, the checkpoint.
     acting = [
         (extensions.RecipeSchedule(plan, optimizer), None),
+        (extensions.FiniteMeans(), checkpoint_due),
         (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),
         (extensions.Validation(comm, lambda: validation.evaluate_share(
             plan, comm.rank, model, statistics, validation_batches)), epoch_end),

@@ -145,9 +145,9 @@ def _exchanged(device, comm, gradients):
 CHECKS = check_update, check_normalization, check_statistics, check_exchange
 
 
-def train(device, comm, arch, insize, iterations):
-    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
-    args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize)])
+def make_updater(device, comm, arch, insize, *options):
+    """Make what trains a network on a synthetic minibatch, the same in every iteration."""
+    args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize), *options])
     model = train_imagenet.make_model(args, constants.IMAGENET_CLASSES)
     plan = train_imagenet.make_plan(args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, model, comm.size)
     collectives.broadcast_model(comm, model)
@@ -157,9 +157,15 @@ def train(device, comm, arch, insize, iterations):
     rng = np.random.default_rng(4)
     batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
-    timer = timing.Timer(device.xp is not np)
-    updater = WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
-                            timer, types.SimpleNamespace(received=None, iteration_done=lambda: None))
+    return WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
+                         timing.Timer(device.xp is not np),
+                         types.SimpleNamespace(received=None, iteration_done=lambda: None))
+
+
+def train(device, comm, arch, insize, iterations):
+    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
+    updater = make_updater(device, comm, arch, insize)
+    timer, optimizer = updater.timer, updater.get_optimizer('main')
     for _ in range(WARM_UP):
         updater.update()
     timer.collect()
@@ -170,7 +176,7 @@ def train(device, comm, arch, insize, iterations):
         with timer('update'):
             optimizer.update()
     spans['update'] = timer.collect()['update']
-    return plan, model, {name: statistics.median(seconds) for name, seconds in spans.items()}
+    return updater.plan, updater.model, {name: statistics.median(seconds) for name, seconds in spans.items()}
 
 
 def copy_bandwidth():

@@ -36,6 +36,15 @@ void give_up(const char *format, ...) {
   abort();
 }
 
+// What CuPy and the libraries ask for, counted for whoever measures the host.
+
+static auto &counts = *new std::map<std::string, long>;
+
+static void count(const std::string &what) {
+  Lock lock(mutex);
+  counts[what]++;
+}
+
 // Streams. A task runs after those that CUDA guarantees to come before it, and after no others.
 
 struct Task {
@@ -95,7 +104,11 @@ static TaskRef add_task(void *handle, Work work, TaskRef awaited = nullptr) {
   return stream->last = task;
 }
 
-void enqueue(void *stream, Work work) { add_task(stream, std::move(work)); }
+void enqueue(void *stream, Work work, const char *caller) {
+  static bool idle = getenv("CUDA_ON_CPU_IDLE");  // nothing is computed, so that the host's time is what remains
+  count(basename(caller));
+  add_task(stream, idle ? nullptr : std::move(work));
+}
 
 // Memory.
 
@@ -222,12 +235,15 @@ int cudaGetDeviceProperties_v2(void *out, int index) {
   return OK;
 }
 int cudaGetDeviceProperties(void *out, int index) { return cudaGetDeviceProperties_v2(out, index); }
-int cudaDeviceSynchronize() { finish_all(); return OK; }
+int cudaDeviceSynchronize() { count("wait"); finish_all(); return OK; }
 int cudaDeviceCanAccessPeer(int *can, int, int) { *can = 0; return OK; }
 int cudaGetLastError() { return OK; }
 
-int cudaMalloc(void **pointer, size_t size) { return allocate(pointer, size, false); }
-int cudaHostAlloc(void **pointer, size_t size, unsigned) { return allocate(pointer, size, true); }
+int cudaMalloc(void **pointer, size_t size) { count("allocation"); return allocate(pointer, size, false); }
+int cudaHostAlloc(void **pointer, size_t size, unsigned) {
+  count("allocation");
+  return allocate(pointer, size, true);
+}
 int cudaFree(void *pointer) { return release(pointer); }
 int cudaFreeHost(void *pointer) { return release(pointer); }
 int cudaMemGetInfo(size_t *free, size_t *total) {
@@ -243,22 +259,26 @@ int cudaPointerGetAttributes(void *out, const void *pointer) {
 }
 int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
   check_copy(to, from, kind);
+  count(std::string("copy to ") + (on_device(to) ? "GPU" : "host") +
+        (block_of(from) && block_of(to) ? "" : ", pageable"));
   if (!block_of(from)) {  // pageable memory is read before the call returns, and written too
     std::string staged((const char *)from, size);
-    enqueue(stream, [=] { memcpy(to, staged.data(), size); });
+    add_task(stream, [=] { memcpy(to, staged.data(), size); });
   } else {
-    enqueue(stream, [=] { memmove(to, from, size); });
+    add_task(stream, [=] { memmove(to, from, size); });
   }
   if (!block_of(to)) finish(stream_of(stream)->last);
   return OK;
 }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
+  count("wait");
   cudaMemcpyAsync(to, from, size, kind, nullptr);
   finish(legacy.last);
   return OK;
 }
 int cudaMemsetAsync(void *to, int value, size_t size, void *stream) {
-  enqueue(stream, [=] { memset(to, value, size); });
+  count("memset");
+  add_task(stream, [=] { memset(to, value, size); });
   return OK;
 }
 int cudaMemset(void *to, int value, size_t size) { return cudaMemsetAsync(to, value, size, nullptr); }
@@ -282,7 +302,7 @@ int cudaStreamDestroy(void *stream) {
   delete stream_of(stream);
   return OK;
 }
-int cudaStreamSynchronize(void *stream) { finish(stream_of(stream)->last); return OK; }
+int cudaStreamSynchronize(void *stream) { count("wait"); finish(stream_of(stream)->last); return OK; }
 int cudaStreamQuery(void *stream) {
   auto &last = stream_of(stream)->last;
   return last && !last->done ? NOT_READY : OK;
@@ -299,14 +319,31 @@ int cudaEventCreateWithFlags(Event **event, unsigned flags) {
 }
 int cudaEventCreate(Event **event) { return cudaEventCreateWithFlags(event, 0); }
 int cudaEventDestroy(Event *event) { delete event; return OK; }
-int cudaEventRecord(Event *event, void *stream) { event->task = add_task(stream, nullptr); return OK; }
-int cudaEventSynchronize(Event *event) { finish(event->task); return OK; }
-int cudaEventQuery(Event *event) { return event->task && !event->task->done ? NOT_READY : OK; }
+int cudaEventRecord(Event *event, void *stream) {
+  count("event");
+  event->task = add_task(stream, nullptr);
+  return OK;
+}
+int cudaEventSynchronize(Event *event) { count("wait"); finish(event->task); return OK; }
+int cudaEventQuery(Event *event) {  // a device goes on by itself: whoever asks is to see it some time
+  finish(event->task);
+  return OK;
+}
 int cudaEventElapsedTime(float *milliseconds, Event *start, Event *stop) {
   if (!start->timing || !stop->timing || !start->task || !stop->task) return INVALID_VALUE;
   if (!start->task->done || !stop->task->done) return NOT_READY;
   *milliseconds = stop->task->milliseconds - start->task->milliseconds;
   return OK;
+}
+
+// ``what number`` of each thing counted since the last call.
+const char *cuda_on_cpu_counts() {
+  static std::string text;
+  Lock lock(mutex);
+  text.clear();
+  for (auto &[what, number] : counts) text += what + " " + std::to_string(number) + "\n";
+  counts.clear();
+  return text.c_str();
 }
 
 // The driver: a module is a shared object made by nvrtc.cpp.

@@ -157,7 +157,8 @@ def make_updater(device, comm, arch, insize, *options):
     rng = np.random.default_rng(4)
     batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
-    return WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
+    return WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch),
+                         BatchStatistics(model, len(plan.workers_of(comm.rank))),
                          timing.Timer(device.xp is not np),
                          types.SimpleNamespace(received=None, iteration_done=lambda: None))
 

@@ -91,26 +91,29 @@ extern "C" __global__ void update(const Arrays means, const Chunk *chunks, int f
 '''
 
 
-class Places:
-    """Where arrays lie when they are laid end to end, and what each block of threads takes of them.
+def lay_out(sizes):
+    """Lay arrays of these sizes end to end, and divide the work on them among blocks of threads.
 
-    Attributes:
-        spans (list of slice): Each array's place.
-        size (int): Elements of the whole, with those between arrays, which belong to none.
+    Returns:
+        tuple: Each array's place (list of slice); elements of the whole, with those between arrays, which
+        belong to none (int); and ``Chunk`` of each block, int32 ``(blocks, 4)``.
     """
+    spans, chunks, end = [], [], 0
+    for array, size in enumerate(sizes):
+        spans.append(slice(end, end + size))
+        chunks += [(array, first, end + first, min(CHUNK, size - first)) for first in range(0, size, CHUNK)]
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return spans, end, np.array(chunks, np.int32).reshape(-1, 4)
+
+
+class Places:
+    """Arrays of these sizes on the GPU, laid end to end; ``spans`` and ``size`` are :func:`lay_out`'s."""
 
     def __init__(self, sizes):
-        self.spans, self.size, chunks = [], 0, []
-        for array, size in enumerate(sizes):
-            self.spans.append(slice(self.size, self.size + size))
-            chunks += [(array, first, self.size + first, min(CHUNK, size - first))
-                       for first in range(0, size, CHUNK)]
-            self.size += -(-size // ALIGNMENT) * ALIGNMENT
-        chunks = np.array(chunks, np.int32).reshape(-1, 4)
-        firsts = range(0, len(sizes), LIMIT)
+        self.spans, self.size, chunks = lay_out(sizes)
         # Of each launch the first array, and the chunks.
         self._launches = [(first, cuda.cupy.asarray(chunks[chunks[:, 0] // LIMIT == first // LIMIT]))
-                          for first in firsts]
+                          for first in range(0, len(sizes), LIMIT)]
 
     def launch(self, kernel, arrays, *arguments):
         """Launch a kernel for ``arrays`` of these sizes, anywhere on the GPU; None stands for zeros."""

@@ -1,23 +1,43 @@
-"""What an iteration asks of the GPU, counted; with ``pytest -s`` the counts are printed."""
+"""What an iteration and a checkpoint ask of the GPU, counted; with ``pytest -s`` the counts are printed."""
 
 import functools
 import json
 
 import pytest
 
+VARIANTS = ['CuPy 13 with cuDNN', 'CuPy 13', 'CuPy 14']
+PARTS = 3  # in which ResNet-50's gradients travel
+
 
 @pytest.fixture(scope='module')
-def counts(mpirun, environment):
-    """``counts(variant)``: of an iteration of ResNet-50, by what is counted."""
+def measured(mpirun, environment):
+    """``measured(variant)``: of ResNet-50, what jobs/bench/launches.py prints."""
     @functools.cache
-    def counts(variant):
+    def measured(variant):
         done = mpirun(1, '-m', 'jobs.bench.launches', '-B', '2', timeout=1200,
                       env={**environment(variant), 'CUDA_ON_CPU_IDLE': '1'})
         print(f'\n{variant}\n{done.stdout}')
         return json.loads(done.stdout)
-    return counts
+    return measured
 
 
-@pytest.mark.parametrize('variant', ['CuPy 13 with cuDNN', 'CuPy 13', 'CuPy 14'])
-def test_counts(counts, variant):
-    assert counts(variant)['calls of NCCL'] == 1
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_an_iteration_launches_few_kernels_beside_forward_and_backward(measured, variant):
+    outside = measured(variant)['kernels outside']
+    assert (outside['pack'], outside['mean_from_wire'], outside['update']) == (PARTS, PARTS, 1)
+    assert sum(outside.values()) <= 40
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_the_host_waits_for_nothing_in_an_iteration(measured, variant):
+    iteration = measured(variant)['iteration']
+    assert iteration['calls of NCCL'] == PARTS
+    for what in 'waits', 'copy to GPU, pageable', 'copy to host, pageable', 'allocations':
+        assert iteration[what] == 0
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_a_checkpoint_takes_four_copies_and_one_wait(measured, variant):
+    checkpoint = measured(variant)['checkpoint']
+    assert checkpoint['copy to host'] == 4  # theta, m, delta, and the statistics of batch normalization
+    assert (checkpoint['waits'], checkpoint['copy to host, pageable']) == (1, 0)

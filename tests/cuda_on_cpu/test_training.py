@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from jobs.faults import soak
+from jobs.faults import observation
 
 VARIANTS = {
     'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907$',
@@ -98,7 +98,7 @@ def test_tf32_is_used_when_it_was_asked_for_and_named_in_the_plan(run, ended):
 
 @pytest.mark.parametrize('name', CASES)
 def test_the_log_is_the_cpus(ended, name):
-    logs = [soak.state(ended(variant, CASES[name][0])[0] / name)[2] for variant in (ONE[0], None)]
+    logs = [observation.state(ended(variant, CASES[name][0])[0] / name)[2] for variant in (ONE[0], None)]
     assert len(logs[0]) == 2
     for row, expected in zip(*logs):
         assert row == pytest.approx(expected, rel=0.02)
@@ -107,7 +107,7 @@ def test_the_log_is_the_cpus(ended, name):
 def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_byte_for_byte(ended):
     folder, done = ended(ONE[0], 2)
     assert (done.statuses['stopped 1'], done.statuses['stopped 2']) == ([75, 75], [0, 0])
-    assert soak.differences(folder / 'stopped', folder / 'mixed16') == []
+    assert observation.differences(folder / 'stopped', folder / 'mixed16') == []
     assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'mixed16' / 'model.npz').read_bytes()
 
 
@@ -121,7 +121,7 @@ def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(ende
     folder, done = ended(ONE[0], 2)
     assert done.statuses['nan'] == [1, 1]
     assert re.search(r'iteration 3: gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
-    arrays, iteration, _ = soak.state(folder / 'nan')
+    arrays, iteration, _ = observation.state(folder / 'nan')
     assert iteration == 2 and all(np.isfinite(array).all() for array in arrays.values())
 
 

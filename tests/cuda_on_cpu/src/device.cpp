@@ -104,9 +104,9 @@ static TaskRef add_task(void *handle, Work work, TaskRef awaited = nullptr) {
   return stream->last = task;
 }
 
-void enqueue(void *stream, Work work, const char *caller) {
+void enqueue(void *stream, Work work, const char *what) {
   static bool idle = getenv("CUDA_ON_CPU_IDLE");  // nothing is computed, so that the host's time is what remains
-  count(basename(caller));
+  count(basename(what));
   add_task(stream, idle ? nullptr : std::move(work));
 }
 
@@ -348,6 +348,8 @@ const char *cuda_on_cpu_counts() {
 
 // The driver: a module is a shared object made by nvrtc.cpp.
 
+static auto &kernels = *new std::map<void *, std::string>;
+
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int *number) { *number = version; return OK; }
 int cuGetErrorName(int, const char **text) { *text = "CUDA_ERROR_ON_CPU"; return OK; }
@@ -371,6 +373,7 @@ int cuModuleLoadData(void **module, const char *image) {
 int cuModuleUnload(void *) { return OK; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   *function = dlsym(module, (std::string("launch_") + name).c_str());
+  kernels[*function] = name;
   return *function ? OK : NOT_FOUND;
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -380,7 +383,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
   const unsigned shape[] = {gx, gy, gz, bx, by, bz};
   Work work;
   ((void (*)(void **, const unsigned *, Work *))function)(values, shape, &work);
-  enqueue(stream, work);
+  enqueue(stream, work, kernels[function].c_str());
   return OK;
 }
 int cuFuncGetAttribute(int *value, int, void *) { *value = 0; return OK; }

@@ -6,8 +6,8 @@
 
 using Work = std::function<void()>;
 
-// Done when somebody waits for it, or for work that comes after it; counted under the name of the caller's file.
-void enqueue(void *stream, Work work, const char *caller = __builtin_FILE());
+// Done when somebody waits for it, or for work that comes after it. Counted, as a call to the caller's file.
+void enqueue(void *stream, Work work, const char *what = __builtin_FILE());
 bool on_device(const void *pointer);    // allocated by cudaMalloc, and not yet freed
 int current_device();
 float as_tf32(float value);  // rounded to TF32, in which this card multiplies float32 wherever it may

@@ -17,7 +17,7 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import constants, errors  # noqa: E402
+from lib import constants, errors, flat  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.communication import (  # noqa: E402
     collectives,
@@ -63,14 +63,17 @@ def check_update(device, comm):
     for hyperparameters in ({}, {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.3, 'weight_decay': 1e-4},
                             {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.0}):
         links = []
-        for place in (chainer.get_device('@numpy'), device):
+        for place, laid_flat in ((chainer.get_device('@numpy'), False), (device, False), (device, True)):
             link = parameters([theta.astype(np.float32)], place)
             optimizer = RMSpropWarmup(0.1, **hyperparameters).setup(link)
+            if laid_flat:
+                optimizer.lay_flat(flat.Guard())
             for grad in grads:
                 link.p0.grad = place.send(grad.astype(np.float32))
                 optimizer.update()
             links.append(link)
-        close(links[1].p0.array, links[0].p0.array, 1e-4)
+        for link in links[1:]:
+            close(link.p0.array, links[0].p0.array, 1e-4)
 
 
 def check_normalization(device, comm):

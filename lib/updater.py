@@ -4,6 +4,7 @@ import collections
 
 from lib.communication import collectives
 from lib.data import normalization
+from lib.data.upload import Upload
 from lib.errors import TrainingFault, UserError
 
 import chainer
@@ -37,6 +38,7 @@ class WorkerUpdater(chainer.training.Updater):
         self.stopping = False
         self._optimizer = optimizer
         self._batches = batches
+        self._upload = Upload(model.device)
         self.statistics = statistics
         self._stop_request = stop_request
         self._workers = len(plan.workers_of(comm.rank))
@@ -130,17 +132,16 @@ class WorkerUpdater(chainer.training.Updater):
 
     def _forward(self, k):
         """Compute the loss of this process's worker ``k``, how many answers are right, and the cuts."""
-        device = self.model.device
         with self.timer('data'):
-            images, labels = next(self._batches)
-        x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
-        t = device.send(labels)
+            batch = next(self._batches)
+        images, t = self._upload.send(*batch)
+        x = normalization.normalize(images, chainer.get_dtype(map_mixed16='float16'))
         self.statistics.select(k)
         y, cuts = stages.forward(self.model, x)
         y = F.cast(y, 'float32')
         loss = F.softmax_cross_entropy(y, t)
         # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
-        loss.grad = device.xp.asarray(0 * loss.array + np.float32(self.plan.loss_scale))
+        loss.grad = self.model.xp.asarray(0 * loss.array + np.float32(self.plan.loss_scale))
         return loss, (y.array.argmax(axis=1) == t).sum(), cuts
 
     def _backward(self, loss, cuts, sums):

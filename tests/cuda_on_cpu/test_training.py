@@ -42,6 +42,7 @@ FAULTS = {
                     [['SIGTERM', 1, 7]]),
         'moved 3': ([*CASES['float32'][1], '--resume', 'auto'], []),
         'nan': (['--checkpoint-interval', '1'], [['nan_loss', 1, 3]]),
+        'nan at the end of an epoch': ([], [['nan_loss', 1, 5]]),
         'overflow': (['--loss-scale', '1e9'], []),
     },
     4: {'overflow of the sum': (['--loss-scale', '200000', '-B', '4'], [])},
@@ -123,6 +124,14 @@ def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(ende
     assert re.search(r'iteration 3: gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
     arrays, iteration, _ = observation.state(folder / 'nan')
     assert iteration == 2 and all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_an_epoch_that_ends_with_nan_has_no_validation_no_row_and_no_checkpoint(ended):
+    folder, done = ended(ONE[0], 2)
+    name = 'nan at the end of an epoch'
+    assert done.statuses[name] == [1, 1]
+    assert re.search(r'iteration 5 .*gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
+    assert not (folder / name / 'log').exists() and not (folder / name / 'checkpoint').exists()
 
 
 def test_overflow_of_the_wire_is_named(ended):

@@ -7,8 +7,8 @@ from chainer.backends import cuda
 class Upload:
     """Sends minibatches to a device.
 
-    To a GPU from pinned memory and on a stream of its own: the host is ahead of the GPU, and the copy does not
-    wait for what that has still to compute. There are two places for minibatches, which take turns.
+    To a GPU from pinned memory and on a stream of its own: the host is ahead of the GPU, whose copy does not
+    wait for what it has still to compute. There are two places for minibatches, which take turns.
 
     Args:
         device (chainer.backend.Device): On a CPU nothing is copied.

@@ -16,6 +16,8 @@ then the :class:`Guard` keeps the GPU from doing harm: no parameter changes any 
 which the fault is explained, stay what they were.
 """
 
+import collections
+
 import numpy as np
 from chainer import variable
 from chainer.backends import cuda
@@ -126,13 +128,13 @@ class Places:
 
 
 def _readable(array):
-    if array is None or array.dtype in (np.float32, np.float16) and array.flags.c_contiguous:
+    if array is None or array.dtype.char in 'ef' and array.flags.c_contiguous:
         return array
-    return cuda.cupy.ascontiguousarray(array, None if array.dtype == np.float16 else np.float32)
+    return cuda.cupy.ascontiguousarray(array, 'e' if array.dtype.char == 'e' else 'f')
 
 
 def _address(array):
-    return 0 if array is None else array.data.ptr | (array.dtype == np.float16)
+    return 0 if array is None else array.data.ptr | (array.dtype.char == 'e')
 
 
 class Guard:
@@ -147,28 +149,34 @@ class Guard:
         import cupyx
         self.failed_at = cuda.cupy.asarray(np.array([NEVER], np.int32))
         self._on_host = cupyx.empty_pinned(1, np.int32)
-        self._copied = cuda.Event(disable_timing=True)
+        self._on_host[0] = NEVER
+        self._copied = collections.deque()  # an event for each copy that the host does not know to be done
         self.publish()
 
     def publish(self):
         """Let the host know of the exchanges asked for so far, as soon as the GPU does; wait for nothing."""
         stream = cuda.cupy.cuda.get_current_stream()
         self.failed_at.data.copy_to_host_async(self._on_host.ctypes.data, self._on_host.nbytes, stream)
-        self._copied.record(stream)
+        self._copied.append(stream.record())
 
     def is_known_to_have_failed(self):
         """Whether the host knows of a fault. May still say no when another process says yes."""
-        return bool(self._copied.done) and int(self._on_host[0]) != NEVER
+        while self._copied and self._copied[0].done:
+            self._copied.popleft()
+        # It does no harm that later copies are under way: a number that has come stays.
+        return int(self._on_host[0]) != NEVER
 
     def wait(self):
         """Return ``failed_at`` once all exchanges published are done: the same on every process."""
-        self._copied.synchronize()
+        if self._copied:
+            self._copied[-1].synchronize()
         return int(self._on_host[0])
 
     def forget(self):
         """Start anew after a fault that was told."""
         self.failed_at[...] = NEVER
         self.publish()
+        self.wait()
 
 
 class Payload:

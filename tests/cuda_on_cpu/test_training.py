@@ -167,8 +167,8 @@ def test_gpus_that_cudnn_8_does_not_know_are_refused_with_the_remedy(mpirun, env
 @pytest.mark.parametrize('defect', ['kernel', 'order', 'count'])
 def test_a_defect_in_a_kernel_in_the_streams_order_or_in_the_call_of_nccl_shows(
         ended, mpirun, environment, small_data, tmp_path, defect):
-    done = mpirun(2, 'tests/cuda_on_cpu/defects.py', defect, *small_data, '--arch', 'resnet8', '--insize', '16',
-                  '-j', '0', '-E', '2', '--communicator', 'pure_nccl', '--out', tmp_path / defect,
+    done = mpirun(2, 'tests/cuda_on_cpu/defects.py', defect, *small_data, '--arch', 'resnet8', '--insize',
+                  '16', '-j', '0', '-E', '2', '--communicator', 'pure_nccl', '--out', tmp_path / defect,
                   *CASES['float32'][1], timeout=TIMEOUT, check=False, env=environment(ONE[0]))
     if defect != 'kernel':  # sums that NCCL has not made by then are NaN
         assert done.returncode == 1 and re.search('iteration 1 .*: sum over 2 processes of ', done.stderr)

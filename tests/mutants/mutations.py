@@ -201,7 +201,7 @@ MUTATIONS = [
     ('lib/batch_statistics.py', STATISTICS, [
         ("xp.stack([row] * virtual_workers)", "xp.stack([row] * (virtual_workers + 1))[1:] * 0"),
         ('for link in self._links] + [link.avg_var', 'for link in self._links[::-1]] + [link.avg_var'),
-        ('self._bind(self._rows[k])', 'self._bind(self._rows[0])'),
+        ('self._bind(self._row_of[k])', 'self._bind(self._row_of[0])'),
         ('            self._bind(bound)', '            pass'),
         ('self._bind(average(comm, self._rows, variance))', 'self._bind(average(comm, self._rows))'),
         ('self._bind(average(comm, self._rows, variance))',

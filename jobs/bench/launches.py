@@ -11,6 +11,7 @@ NCCL; copies; waits of the host; allocations; and the host's CPU time in millise
 import argparse
 import collections
 import ctypes
+import gc
 import json
 import statistics
 import time
@@ -78,7 +79,8 @@ def main():
     args = parser.parse_args()
     comm = communicators.create_communicator('pure_nccl')
     device = devices.bind('pure_nccl', comm)
-    chainer.global_config.type_check = False  # as lib.run.job has it
+    chainer.global_config.type_check = False  # as lib.run.job has it, and train_imagenet.py this:
+    gc.freeze()
     updater = gpu_check.make_updater(device, comm, args.arch, args.insize, '-B', str(args.batchsize),
                                      *args.options)
     model = updater.model

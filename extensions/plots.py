@@ -1,5 +1,6 @@
 """Pictures of a run: loss.png, accuracy.png and schedule.png."""
 
+import concurrent.futures
 import os
 import time
 
@@ -8,13 +9,14 @@ from lib import files
 import numpy as np
 from chainer import training
 
-_SECONDS_BETWEEN = 60  # drawing takes about a second of rank 0, for which all others wait
+_SECONDS_BETWEEN = 60  # drawing takes a second of a core the first time, and a third of one later
 
 
 class Plots(training.Extension):
     """Draws loss and accuracy from the log as it grows, and once, with the first of them, the schedule.
 
-    For rank 0. Not before the first iteration, for which all other ranks would wait.
+    For rank 0, in a thread of its own, for which no rank waits before the training ends. Not before the first
+    iteration, which all are waiting for.
     """
 
     default_name = 'Plots'
@@ -24,18 +26,30 @@ class Plots(training.Extension):
         self._out = out
         self._drawn_at = -_SECONDS_BETWEEN
         self._schedule_is_drawn = False
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, 'pictures')
+        self._drawing = None
 
     def __call__(self, trainer):
         last = trainer.updater.iteration >= self._plan.iterations
         if last or time.monotonic() - self._drawn_at >= _SECONDS_BETWEEN:
             self._drawn_at = time.monotonic()
-            log = trainer.get_extension('LogReport').log
-            for name, label in (('loss', 'Loss'), ('accuracy', 'Top-1 accuracy')):
-                self._save(f'{name}.png', lambda figure: _draw_curves(figure, log, name, label))  # noqa: B023
-            self._save_schedule()
+            self._finish()
+            self._drawing = self._thread.submit(self._draw, list(trainer.get_extension('LogReport').log))
 
     def finalize(self):
+        self._finish()
         self._save_schedule()  # of a run that was stopped in its first epoch
+        self._thread.shutdown()
+
+    def _finish(self):
+        """Wait for what is being drawn; raises what the drawing has raised."""
+        if self._drawing:
+            self._drawing.result()
+
+    def _draw(self, log):
+        for name, label in (('loss', 'Loss'), ('accuracy', 'Top-1 accuracy')):
+            self._save(f'{name}.png', lambda figure: _draw_curves(figure, log, name, label))  # noqa: B023
+        self._save_schedule()
 
     def _save_schedule(self):
         if not self._schedule_is_drawn:

@@ -81,10 +81,9 @@ def measure(args, stack):
     images = joined.first(open_validation_set, args.what[0], args.root, description)
 
     batchsize = args.val_batchsize or description.get('val_batchsize', arguments.VAL_BATCHSIZE)
-    batches = validation_batches(joined.pool, images, description['insize'],
-                                 *sharding.block(comm.rank, comm.size, len(images)), batchsize,
-                                 args.on_bad_image)
-    sums = joined.everyone(validation.evaluate, model, batches)
+    share = sharding.block(comm.rank, comm.size, len(images))
+    sums = joined.everyone(lambda: validation.evaluate(model, validation_batches(
+        joined.pool, images, description['insize'], *share, batchsize, args.on_bad_image)))
     collectives.sum_over_processes(comm, sums)
     if not sums[-1]:
         raise UserError(f'{args.what[0]}: none of its images can be decoded; give another')

@@ -6,8 +6,8 @@ Compares ``lib.data.decoding`` and ``lib.data.normalization`` with a plain Pillo
 decoder alone, with the same images prepared by ``lib.prepare``, and with simplejpeg and OpenCV where they are
 installed. All draw the same crops. The candidates take turns at every batch and times are CPU time, so that
 the ratios hold on a busy machine. Without DIRECTORY, images like photographs are made: 500 x 375, about 110
-KB. Takes a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8
-times as many again.
+KB. Takes a minute; expect 1.2 to 1.3 times plain Pillow's images per second, and from prepared images 1.8 to
+2 times as many again.
 """
 
 import argparse

@@ -22,6 +22,7 @@ import chainer.links as L
 import numpy as np
 
 import models
+from jobs.bench import torch_step
 
 SIDES = {'resnet8': 32, 'resnet20': 32, 'resnet50': 224}
 BATCHES = {'resnet8': 32, 'resnet20': 32, 'resnet50': 8}
@@ -71,62 +72,14 @@ def torchs(arch, images, labels):
     """A step of the same network in PyTorch, or None where it is not installed."""
     try:
         import torch
-        from torch import nn
     except ImportError:
         print('PyTorch is not installed: left out')
         return None
     torch.set_num_threads(1)
-
-    def convolution(n_in, n_out, ksize, stride):
-        return nn.Conv2d(n_in, n_out, ksize, stride, ksize // 2, bias=False)
-
-    class Block(nn.Module):
-        """Convolutions of (channels, kernel size, stride) around a shortcut."""
-
-        def __init__(self, n_in, convolutions):
-            super().__init__()
-            layers, n = [], n_in
-            for n_out, ksize, stride in convolutions:
-                layers += [convolution(n, n_out, ksize, stride), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
-                n = n_out
-            stride = max(stride for *_, stride in convolutions)
-            self.branch = nn.Sequential(*layers[:-1])
-            self.shortcut = nn.Identity() if (n, stride) == (n_in, 1) else nn.Sequential(
-                convolution(n_in, n, 1, stride), nn.BatchNorm2d(n))
-
-        def forward(self, x):
-            return torch.relu_(self.branch(x) + self.shortcut(x))
-
-    def network():
-        if arch == 'resnet50':
-            n, stem, depths = 64, [convolution(3, 64, 7, 2)], (3, 4, 6, 3)
-        else:
-            n, depths = {'resnet8': (8, (1, 1, 1)), 'resnet20': (16, (3, 3, 3))}[arch]
-            stem = [convolution(3, n, 3, 1)]
-        layers = [*stem, nn.BatchNorm2d(n), nn.ReLU(inplace=True)]
-        layers += [nn.MaxPool2d(3, 2, 1)] if arch == 'resnet50' else []
-        width = n
-        for stage, depth in enumerate(depths):
-            for block in range(depth):
-                c, stride = width << stage, 2 if stage and not block else 1
-                convolutions = ([(c, 1, 1), (c, 3, stride), (4 * c, 1, 1)] if arch == 'resnet50'
-                                else [(c, 3, stride), (c, 3, 1)])
-                layers.append(Block(n, convolutions))
-                n = convolutions[-1][0]
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, N_CLASS))
-
-    model = network()
+    model = torch_step.network(arch, N_CLASS)
     assert sum(p.numel() for p in model.parameters()) == models.build(arch, N_CLASS).count_params()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    x, t = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
-
-    def step():
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), t)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-    return step
+    step = torch_step.training(model, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    return lambda: step().item()
 
 
 def measure(arch, side, batch, vectors, repeats):

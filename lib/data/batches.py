@@ -215,7 +215,7 @@ def _planned(share, n_examples):
 
 
 def validation_batches(pool, images, insize, start, stop, batchsize, on_bad_image='error', skipped=None):
-    """Generate the center crops of images ``start`` to ``stop - 1``, in order.
+    """Read the center crops of images ``start`` to ``stop - 1``, in order; decoding begins at once.
 
     May be used while training batches of the same pool are under way, which then wait.
 
@@ -229,19 +229,23 @@ def validation_batches(pool, images, insize, start, stop, batchsize, on_bad_imag
         on_bad_image (str): ``'error'`` raises; ``'skip'`` leaves bad images out of their batch.
         skipped (list or None): Where to append the ``(path, reason)`` of images left out.
 
-    Yields:
-        tuple: ``(pixels, labels)``: uint8 ``(m, insize, insize, 3)``, valid until the next batch is asked
-        for, and int32 ``(m,)``, with ``m`` at least 1.
+    Returns:
+        iterator of tuple: ``(pixels, labels)``: uint8 ``(m, insize, insize, 3)``, valid until the next batch
+        is asked for, and int32 ``(m,)``, with ``m`` at least 1.
 
     Raises:
-        BadImage: For the first bad image of a batch.
+        BadImage: On ``next``, for the first bad image of a batch.
         RuntimeError: When a decoder process has died.
         UserError: When there is no memory for the batches.
     """
     if start >= stop:
-        return
-    batches = _ValidationBatches(pool, images, insize, start, stop, batchsize, _skips(on_bad_image),
-                                 [] if skipped is None else skipped)
+        return iter(())
+    return _without_empty(_ValidationBatches(pool, images, insize, start, stop, batchsize,
+                                             _skips(on_bad_image), [] if skipped is None else skipped))
+
+
+def _without_empty(batches):
+    """Generate the batches of which an image is good."""
     try:
         for pixels, labels in batches:
             if len(labels):

@@ -51,6 +51,7 @@ class Input:
         self._val_batchsize = val_batchsize
         self._on_bad_image = on_bad_image
         self.skipped = []
+        self._read_ahead = {}  # by share, one at most
 
     def training_batches(self, start_iteration):
         """Make the iterator over this process's minibatches, K per iteration, from ``start_iteration`` on."""
@@ -65,12 +66,21 @@ class Input:
         self.skipped.append(batches.skipped)
         return batches
 
-    def validation_batches(self, start, stop):
-        """Generate the batches of validation images ``start`` to ``stop - 1``."""
+    def validation_batches(self, start, stop, again=False):
+        """Generate the batches of validation images ``start`` to ``stop - 1``.
+
+        With ``again`` the first of them are decoded for the next time, while training goes on: that wait for
+        images would be all processes'.
+        """
         plan = self._plan
         if isinstance(self._val_set, synthetic.SyntheticImages):
-            return synthetic.validation_batches(plan.insize, plan.seed, start, stop, self._val_batchsize)
-        skipped = []
-        self.skipped.append(skipped)
-        return validation_batches(self._pool, self._val_set, plan.insize, start, stop, self._val_batchsize,
-                                  self._on_bad_image, skipped)
+            yield from synthetic.validation_batches(plan.insize, plan.seed, start, stop, self._val_batchsize)
+            return
+        yield from self._read_ahead.pop((start, stop), None) or self._read(start, stop)
+        if again and not self._read_ahead:
+            self._read_ahead[start, stop] = self._read(start, stop)
+
+    def _read(self, start, stop):
+        self.skipped.append([])
+        return validation_batches(self._pool, self._val_set, self._plan.insize, start, stop,
+                                  self._val_batchsize, self._on_bad_image, self.skipped[-1])

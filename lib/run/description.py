@@ -90,7 +90,8 @@ def deviations(plan):
 
 def readings(plan):
     """List what the papers leave open and this program has decided, with what it does."""
-    found = [f'batch normalization: epsilon {constants.BN_EPS:g}, which neither paper states']
+    found = [f'batch normalization: epsilon {constants.BN_EPS:g}, which neither paper states',
+             'crops: resized with a filter that looks across the crop\'s edge where the image goes on']
     if plan.recipe.transition != 'none':
         first = 1 / math.sqrt(1 - constants.MU2)
         found += [

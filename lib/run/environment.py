@@ -1,4 +1,4 @@
-"""What a process has to settle before it imports NumPy: BLAS's threads, and malloc.
+"""What a process has to settle before it imports NumPy or MPI: BLAS's threads, malloc, networks.
 
 ``lib`` calls :func:`prepare` before it imports anything else, so that it holds however a process was started:
 by Open MPI's mpirun, MPICH's or srun, as plain Python, as a decoder process, under pytest. What the user has
@@ -17,9 +17,10 @@ _MALLOC = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_TOP_PAD_', 'MALLOC_MMAP_MAX_', 'MAL
 
 
 def prepare():
-    """Give this process its share of the cores, and let malloc keep large arrays."""
+    """Give this process its share of the cores, let malloc keep large arrays, and start MPI at once."""
     set_threads()
     keep_memory()
+    leave_out_networks()
 
 
 def set_threads():
@@ -82,3 +83,13 @@ def keep_memory():
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_M_TOP_PAD, 512 << 20)
+
+
+def leave_out_networks():
+    """Have Open MPI start without libfabric where all ranks are on one host.
+
+    It looks for networks as every rank starts, and sleeps for a second. Shared memory and TCP stay.
+    """
+    size = os.environ.get('OMPI_COMM_WORLD_SIZE')
+    if size and size == os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') and 'OMPI_MCA_btl' not in os.environ:
+        os.putenv('OMPI_MCA_btl', '^ofi')  # not in os.environ, as above

@@ -5,8 +5,9 @@ import functools
 import numpy as np
 import pytest
 
+from jobs.bench.weights import FLOAT16, FLOAT32, MIXED16, WIDE, largest_difference
 from jobs.faults import observation
-from tests.cuda_on_cpu.test_training import FLOAT16, FLOAT32, MIXED16, WIDE, largest_difference, weights
+from tests.cuda_on_cpu.test_training import weights
 
 KINDS = {
     'float16': (['--loss-scale', '128', '--virtual-workers', '2', '-B', '4'], FLOAT16),

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from jobs.bench.weights import CASES as TRAININGS
+from jobs.bench.weights import FLOAT32, arrays, largest_difference
 from jobs.faults import observation
 
 VARIANTS = {
@@ -17,20 +19,10 @@ ALL = [*VARIANTS]
 ONE = ALL[:1]
 TIMEOUT = 600  # seconds
 
-FLOAT32 = 1e-4   # of an array's largest element: sums are made in another order
-FLOAT16 = 2e-3   # on the wire, where NCCL adds in float16 and MPI in float32
-MIXED16 = 5e-2   # float16's spacing, through 8 layers and 10 iterations
-
-WIDE = ['--allreduce-grad-dtype', 'float32']
 # Name: ranks, options, bound, variants.
-CASES = {
-    'float32': (2, [*WIDE, '--virtual-workers', '2', '-B', '4'], FLOAT32, ALL),
-    'float16 on the wire': (2, ['--loss-scale', '128', '--bn-statistics', 'moving'], FLOAT16, ALL),
-    'mixed16': (2, ['--loss-scale', '128', '--dtype', 'mixed16', '--bn-statistics', 'last-local'], MIXED16,
-                ALL),
-    'pooled': (4, [*WIDE, '--bn-variance', 'pooled', '-B', '4'], FLOAT32, ONE),
-    'goyal': (1, [*WIDE, '--recipe', 'goyal', '-B', '16'], FLOAT32, ONE),
-}
+CASES = {name: (ranks, *TRAININGS[name], variants) for name, ranks, variants in [
+    ('float32', 2, ALL), ('float16 on the wire', 2, ALL), ('mixed16', 2, ALL), ('pooled', 4, ONE),
+    ('goyal', 1, ONE)]}
 
 # In the same processes.
 FAULTS = {
@@ -62,15 +54,7 @@ def ended(run):
 
 
 def weights(folder, name):
-    with np.load(folder / name / 'model.npz') as file:
-        return {key: array for key, array in file.items() if array.dtype.kind == 'f'}
-
-
-def largest_difference(arrays, others):
-    """Largest difference of two models' arrays, each in parts of its own largest element."""
-    assert arrays.keys() == others.keys() and len(arrays) > 30
-    return max(abs(array.astype(float) - others[name]).max() / abs(others[name]).max()
-               for name, array in arrays.items())
+    return arrays(folder / name)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)

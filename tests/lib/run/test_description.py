@@ -50,7 +50,7 @@ def test_paper_job_names_every_deviation_of_the_manual():
     found = [text.split(':')[0] for text in description.deviations(paper_plan())]
     assert found == ['transition', 'first iteration', 'CPU', 'mean', 'sum', 'underflow']
     found = [text.split(':')[0] for text in description.readings(paper_plan())]
-    assert found == ['batch normalization', 'start', 'weight decay']
+    assert found == ['batch normalization', 'crops', 'start', 'weight decay']
 
 
 def test_processes_that_play_several_workers_round_for_them():

@@ -145,3 +145,15 @@ def test_elsewhere_than_on_glibc_malloc_is_left_alone(monkeypatch):
             raise AttributeError(name)
     monkeypatch.setattr(environment.ctypes, 'CDLL', lambda name: Musl())
     environment.keep_memory()
+
+
+@pytest.mark.parametrize('said, expected', [
+    ({}, None), ({'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '4'}, '^ofi'),
+    ({'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '2'}, None),
+    ({'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '4', 'OMPI_MCA_btl': 'self,tcp'}, None)],
+    ids=['alone', 'one host', 'two hosts', "user's choice"])
+def test_libfabric_is_left_out_among_ranks_of_one_host(said, expected, told, monkeypatch):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    environment.leave_out_networks()
+    assert told.get('OMPI_MCA_btl') == expected

@@ -29,7 +29,7 @@ set_environment() {
     for name in $(compgen -e); do
         case $name in
             NCCL_*|UCX_*|NVIDIA_*|CUDA_*|CUPY_*|CHAINER_*|LD_LIBRARY_PATH|PYTHONPATH) EXPORTED+=("$name") ;;
-            OPENBLAS_*|OMP_*|MKL_*|MALLOC_*|GLIBC_TUNABLES) EXPORTED+=("$name") ;;
+            OPENBLAS_*|OMP_*|MKL_*|MALLOC_*|GLIBC_TUNABLES|EXTREME_SGD_*) EXPORTED+=("$name") ;;
         esac
     done
 

@@ -2,7 +2,7 @@
 
 CuPy 13.6 is linked against cuBLAS, cuDNN 8 and others by name, and expects them from a CUDA toolkit on the
 loader's path. A library of the same name that the process has loaded already serves as well: this loads those
-of the extra ``gpu`` (setup.py), where they are installed. CuPy 14 finds its own.
+of the extra ``gpu`` (setup.py), where they are installed. CuPy 14 finds its own; :mod:`lib.cudnn` asks here.
 
 :mod:`lib.compat` loads them when Chainer imports CuPy; processes that do not, load nothing.
 """
@@ -30,13 +30,18 @@ def preload():
     os.environ.setdefault('CUPY_ACCELERATORS', '')
     warnings.filterwarnings('ignore', r'\s*(cudnn|nccl) library could not be loaded|cuDNN is not enabled',
                             UserWarning)
+    for pattern in _LIBRARIES:
+        for path in find(pattern):
+            # One that does not load is missed, by name, when CuPy needs it.
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+
+
+def find(pattern):
+    """Return the paths of what NVIDIA's wheels installed: ``pattern`` is within their common folder."""
     spec = importlib.util.find_spec('nvidia')
-    for folder in spec.submodule_search_locations if spec else ():
-        for pattern in _LIBRARIES:
-            for path in sorted(glob.glob(os.path.join(folder, pattern))):
-                # One that does not load is missed, by name, when CuPy needs it.
-                with contextlib.suppress(OSError):
-                    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+    folders = spec.submodule_search_locations if spec else ()
+    return [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, pattern)))]
 
 
 class _BeforeCupy:

@@ -2,10 +2,11 @@
 
 Chainer makes of ``relu(bn(x) + residual)`` some ten passes forward and as many backward, and keeps the sum.
 Compiled (``lib/compiled/batch_normalization.c``) each channel is read from memory once forward and once
-backward, and what is kept is x and y. Everything else (a GPU, float16, no compiler) is done by Chainer's own
-functions.
+backward, and what is kept is x and y. On a GPU :mod:`lib.cudnn` normalizes, where Chainer has no cuDNN.
+Everything else (float16 on a CPU, no compiler, no cuDNN) is done by Chainer's own functions.
 """
 
+from lib import cudnn
 from lib.compiled import layers
 
 import chainer
@@ -54,6 +55,24 @@ class _BatchNormalization(chainer.FunctionNode):
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
+class _CudnnBatchNormalization(chainer.FunctionNode):
+    """Inputs x, gamma and beta. Running statistics are updated, if given."""
+
+    def __init__(self, running_mean, running_var, decay, eps):
+        self.running, self.decay, self.eps = (running_mean, running_var), decay, eps
+
+    def forward_gpu(self, inputs):
+        self.retain_inputs((0, 1))
+        y, self.mean, self.inverse = cudnn.normalize(*inputs, *self.running, self.decay, self.eps)
+        return y,
+
+    def backward(self, indexes, grad_outputs):
+        x, gamma = (variable.array for variable in self.get_retained_inputs())
+        gy = grad_outputs[0].array
+        gradients = cudnn.normalize_backward(x, gy, gamma, self.mean, self.inverse, self.eps)
+        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+
+
 class BatchNormalization(L.BatchNormalization):
     """``chainer.links.BatchNormalization`` of images, with what follows it."""
 
@@ -76,10 +95,27 @@ class BatchNormalization(L.BatchNormalization):
             return y
         if compiled and not chainer.config.enable_backprop:
             return chainer.as_variable(self._with_running_statistics(compiled, inputs, relu))
-        y = super().forward(x)
+        y = self._by_cudnn(x) if self._is_covered_by_cudnn(x) else super().forward(x)
         if residual is not None:
             y = y + residual
         return F.relu(y) if relu else y
+
+    def _is_covered_by_cudnn(self, x):
+        """Whether these are images of more than one value per channel, without gradient when testing."""
+        arrays = [chainer.as_array(each) for each in (x, self.gamma, self.beta)]
+        return (cudnn.covers(*arrays) and x.ndim == 4 and x.size > x.shape[1]
+                and self.gamma.dtype == self.avg_mean.dtype == np.float32
+                and (chainer.config.train or not chainer.config.enable_backprop))
+
+    def _by_cudnn(self, x):
+        running = self.avg_mean, self.avg_var
+        if not chainer.config.train:
+            arrays = map(chainer.as_array, (x, self.gamma, self.beta))
+            return chainer.as_variable(cudnn.normalize_by(*arrays, *running, self.eps))
+        if chainer.config.in_recomputing:
+            running = None, None
+        node = _CudnnBatchNormalization(*running, self.decay, self.eps)
+        return node.apply((x, self.gamma, self.beta))[0]
 
     def _update_statistics(self, mean, var, m):
         """As Chainer's function does: of m values per channel the unbiased variance."""

@@ -6,10 +6,12 @@ function that follows. Here ``lib/compiled/convolution.c`` gathers nothing. Wher
 for other dtypes, a few images at a time are gathered into a buffer that stays in the cache and multiplied
 where they lie, and outputs are contiguous.
 
-On a GPU it is Chainer's own: cuDNN, or without it im2col. The columns of 32 images of ResNet-50 take
-236 MB at most (conv1, in float32), and their transpose as much again, so that this needs no parts.
+On a GPU it is cuDNN's, by Chainer or by :mod:`lib.cudnn`; without cuDNN Chainer's im2col.
+Its columns of 32 images of ResNet-50 take 236 MB at most (conv1, in float32), and their transpose as much
+again, so that this needs no parts.
 """
 
+from lib import cudnn
 from lib.compiled import layers
 
 import chainer
@@ -136,6 +138,25 @@ class _Convolution(chainer.FunctionNode):
         return gx
 
 
+class _CudnnConvolution(chainer.FunctionNode):
+
+    def __init__(self, stride, pad):
+        self.stride, self.pad = stride, pad
+
+    def forward_gpu(self, inputs):
+        self.retain_inputs((0, 1))
+        x, w = inputs
+        side = (get_conv_outsize(size, w.shape[2], self.stride, self.pad) for size in x.shape[2:])
+        return cudnn.convolve('Forward', x, w, (len(x), len(w), *side), self.stride, self.pad),
+
+    def backward(self, indexes, grad_outputs):
+        x, w = (variable.array for variable in self.get_retained_inputs())
+        gy = grad_outputs[0].array
+        operands = ('BackwardData', w, gy, x.shape), ('BackwardFilter', x, gy, w.shape)
+        return tuple(chainer.as_variable(cudnn.convolve(*operands[i], self.stride, self.pad))
+                     for i in indexes)
+
+
 class Convolution2D(L.Convolution2D):
     """``chainer.links.Convolution2D`` without bias, with square kernel, stride and padding."""
 
@@ -148,6 +169,8 @@ class Convolution2D(L.Convolution2D):
         compiled = layers() if are_float32(x, self.W) and x.size else None
         if compiled:
             return _CompiledConvolution(compiled, stride, pad).apply((x, self.W))[0]
+        if cudnn.covers(chainer.as_array(x), self.W.array) and x.dtype == self.W.dtype:
+            return _CudnnConvolution(stride, pad).apply((x, self.W))[0]
         if backend.get_array_module(x) is not np or height * width < PIXELS:
             return super().forward(x)
         return _Convolution(stride, pad).apply((x, self.W))[0]

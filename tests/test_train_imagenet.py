@@ -211,6 +211,12 @@ def test_plan_of_the_papers_job_is_printed_without_touching_anything(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_of_other_workers_has_the_processes_that_play_them(capfd):
+    args = arguments.parse(['--plan', '--workers', '1024', '--virtual-workers', '4', '--arch', 'resnet8'])
+    assert train_imagenet.show_plan(args) == 0
+    assert '1,024 = 256 processes x 4\n' in capfd.readouterr().out
+
+
 def test_plan_may_be_cut_short_by_its_reader():
     reader, writer = os.pipe()
     os.close(reader)
@@ -234,6 +240,14 @@ def test_no_mpi_library_ends_in_one_line(tmp_path):
     assert done.returncode == 2
     line, = done.stderr.splitlines()
     assert 'no MPI for Python' in line and 'install the extra "mpi"' in line and '\\n' not in line
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
+def test_a_signal_during_the_imports_asks_for_another_start(tmp_path, name):
+    (tmp_path / 'numpy.py').write_text(f'import os, signal\nos.kill(os.getpid(), signal.{name})\n')
+    done = subprocess.run([sys.executable, 'train_imagenet.py'], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (75, '', '')
 
 
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):

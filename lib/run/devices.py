@@ -3,13 +3,11 @@
 import os
 import platform
 
+from lib import cudnn
 from lib.errors import UserError
 
 import chainer
 from chainer.backends import cuda
-
-# Scratch that cuDNN's algorithms may use, in bytes. Chainer's default of 8 MiB rules the quickest out.
-CUDNN_WORKSPACE = 512 << 20
 
 # The newest GPUs that cuDNN 8 knows: Hopper.
 CUDNN_8_CAPABILITY = 90
@@ -52,7 +50,7 @@ def missing_for_gpus():
         return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
     if not _nccl_available():
         return f'CuPy finds no NCCL; {INSTALL}'
-    if cuda.cudnn_enabled and cuda.libcudnn.getVersion() < 9000:
+    if (cudnn.version() or 9000) < 9000:
         newest = max(compute_capability(index) for index in range(count))
         if newest > CUDNN_8_CAPABILITY:
             return (f'cuDNN 8 has no code for GPUs of compute capability {newest / 10}; '
@@ -148,7 +146,7 @@ def bind(communicator, comm, tf32=False):
         # cuDNN times its algorithms once per shape of convolution, and keeps the quickest. Memory comes from
         # CuPy's pool, Chainer's default.
         chainer.global_config.autotune = True
-        cuda.set_max_workspace_size(CUDNN_WORKSPACE)
+        cuda.set_max_workspace_size(cudnn.WORKSPACE)
     device.use()
     return device
 

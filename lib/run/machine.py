@@ -6,12 +6,14 @@ import os
 import platform
 import sys
 
+from lib import cudnn
 from lib.communication.collectives import group, host, name_ranks
 from lib.communication.launcher import launched_size
 from lib.compiled import loops, outdated, vectors
 from lib.errors import UserError
-from lib.run.devices import CUDNN_8_CAPABILITY, INSTALL, compute_capability, in_one_line, missing_for_gpus
+from lib.run.devices import CUDNN_8_CAPABILITY, compute_capability, in_one_line, missing_for_gpus
 
+import chainer
 import numpy as np
 from chainer.backends import cuda
 
@@ -57,7 +59,6 @@ def versions():
 
     The MPI library is named only once MPI is in use, since asking would initialize it.
     """
-    import chainer
     import PIL
     found = {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
              'pillow': PIL.__version__, 'loops': 'compiled' if loops else 'NumPy', 'vectors': vectors()}
@@ -130,14 +131,22 @@ def _of_device(communicator):
     runtime = cuda.cupy.cuda.runtime
     versions = [f'CuPy {cuda.cupy.__version__}', f'CUDA {_version(runtime.runtimeGetVersion())}',
                 f'driver for CUDA {_version(runtime.driverGetVersion())}', f'NCCL {nccl.get_version()}']
-    if cuda.cudnn_enabled:
-        return [', '.join([*versions, f'cuDNN {cuda.libcudnn.getVersion()}'])]
-    reason = ('CHAINER_CUDNN=0' if cuda._cudnn_disabled_by_user else in_one_line(cuda._resolution_error))
-    remedy = f'; {INSTALL}: CuPy 13 with cuDNN 8' if compute_capability() <= CUDNN_8_CAPABILITY else ''
+    if cudnn.version():
+        through = 'lib/cudnn.py' if cudnn.library() else 'CuPy'
+        return [', '.join([*versions, f'cuDNN {cudnn.version()} through {through}'])]
     return [', '.join(versions),
-            f'no cuDNN ({reason}): convolutions go through im2col, which is slower{remedy}']
+            f'no cuDNN ({_why_no_cudnn()}): convolutions go through im2col, which is slower']
 
 
 def _version(number):
     """Write CUDA's 12090 as 12.9."""
     return f'{number // 1000}.{number % 1000 // 10}'
+
+
+def _why_no_cudnn():
+    if cuda._cudnn_disabled_by_user:
+        return 'CHAINER_CUDNN=0'
+    if chainer.config.use_cudnn == 'never':
+        return 'CHAINER_USE_CUDNN=never'
+    with_cupy_14 = cuda._cupy_major > 13 or compute_capability() > CUDNN_8_CAPABILITY
+    return f'{in_one_line(cuda._resolution_error)}; install the extra "{"gpu13" if with_cupy_14 else "gpu"}"'

@@ -22,16 +22,22 @@ LIBRARY = 'libcuda_on_cpu.so'
 # Names by which CuPy asks for it; without cuDNN's it is CuPy without cuDNN.
 NAMES = ['libcuda.so.1', 'libnccl.so.2',
          *(f'lib{name}.so.{major}' for name in ('nvrtc', 'cublas', 'cublasLt') for major in (12, 13))]
-CUDNN = 'libcudnn.so.8'
+CUDNNS = (8, 9)
 # Nothing is fused, as nvcc would: the CPU's results are those to compare with.
 COMPILER = ['g++', '-std=gnu++17', '-ffp-contract=off', '-fPIC']
 # With the same flags kernels find their header precompiled.
 FOR_KERNELS = ['-w', '-O1', '-fpermissive', '-U_FORTIFY_SOURCE']
 
-# Where CuPy is, if not where Python looks for it, and whether it finds cuDNN: CuPy 14 knows none.
+# Where CuPy is, if not where Python looks for it, which cuDNN is found, and who calls it if not CuPy.
 CUPY_14 = pathlib.Path(sys.prefix) / 'cupy14'
 TIMEOUT = 1200  # seconds: the first run compiles some sixty kernels
-VARIANTS = {'CuPy 13 with cuDNN': (None, True), 'CuPy 13': (None, False), 'CuPy 14': (CUPY_14, False)}
+VARIANTS = {
+    'CuPy 13 with cuDNN': (None, 8, {}),
+    'CuPy 13 beside cuDNN': (None, 8, {'EXTREME_SGD_CUDNN': 'own'}),
+    'CuPy 13': (None, None, {}),
+    'CuPy 14 beside cuDNN': (CUPY_14, 9, {}),
+    'CuPy 14': (CUPY_14, None, {}),
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -94,8 +100,9 @@ def build(files, folder):
         for job in jobs:
             job.result()
     compile('-shared', *objects, '-o', LIBRARY, '-ldl', '-lpthread', '-lrt')
-    (folder / 'cudnn').mkdir(exist_ok=True)
-    for name in [*NAMES, f'cudnn/{CUDNN}']:
+    for major in CUDNNS:
+        (folder / f'cudnn{major}').mkdir(exist_ok=True)
+    for name in [*NAMES, *(f'cudnn{major}/libcudnn.so.{major}' for major in CUDNNS)]:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(folder / LIBRARY)
 
@@ -106,8 +113,8 @@ def environment(libraries, kept):
     compiled = kept('kernels', [*sorted(SOURCES.glob('*.h')), SOURCES / 'nvrtc.cpp'])
 
     def of(variant):
-        cupy, cudnn = VARIANTS[variant]
-        paths = [*([libraries / 'cudnn'] if cudnn else []), libraries]
+        cupy, cudnn, more = VARIANTS[variant]
+        paths = [*([libraries / f'cudnn{cudnn}'] if cudnn else []), libraries]
         return {
             'LD_PRELOAD': LIBRARY,
             'LD_LIBRARY_PATH': os.pathsep.join(map(str, paths)),
@@ -115,6 +122,7 @@ def environment(libraries, kept):
             'PYTHONWARNINGS': 'ignore::UserWarning:cupy._environment',  # there are two CuPys
             'CUPY_CACHE_DIR': str(compiled),
             'CUPY_ACCELERATORS': '',
+            **more,
         }
     return of
 

@@ -1,9 +1,12 @@
 """train_imagenet.py with a defect planted in its GPU path: ``python defects.py DEFECT OPTIONS``."""
 
+import ctypes
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from lib import cudnn  # noqa: E402
 
 import cupy  # noqa: E402
 from cupy.cuda import nccl  # noqa: E402
@@ -36,6 +39,34 @@ def count():
     _change_all_reduce(lambda send, receive, count, *more: (send, receive, count - 1, *more))
 
 
+def stream():
+    """cuDNN works on a stream of its own, and no event makes the others wait for it."""
+    own = cupy.cuda.Stream(non_blocking=True)
+    call = cudnn._call
+
+    def planted(function, *arguments):
+        if function == 'cudnnSetStream':
+            arguments = arguments[0], ctypes.c_void_p(own.ptr)
+        call(function, *arguments)
+    cudnn._call = planted
+
+
+def operands():
+    """A convolution's weights get the gradient of another image's pixels."""
+    _change_convolution('BackwardFilter', lambda x, gy, *more: (cupy.roll(x, 1, axis=0), gy, *more))
+
+
+def stride():
+    """The gradient of a convolution's input is taken at every pixel."""
+    _change_convolution('BackwardData', lambda w, gy, shape, stride, pad: (w, gy, shape, 1, pad))
+
+
+def _change_convolution(direction, change):
+    convolve = cudnn.convolve
+    cudnn.convolve = lambda which, *arguments: convolve(
+        which, *(change(*arguments) if which == direction else arguments))
+
+
 def _change_all_reduce(change):
     """From the second call on: the first is the program's own check, of known values."""
     calls = []
@@ -49,6 +80,6 @@ def _change_all_reduce(change):
 
 if __name__ == '__main__':
     defect = sys.argv.pop(1)
-    {'kernel': kernel, 'order': order, 'count': count}[defect]()
+    {each.__name__: each for each in (kernel, order, count, stream, operands, stride)}[defect]()
     import train_imagenet
     sys.exit(train_imagenet.main())

@@ -11,12 +11,15 @@ from jobs.bench.weights import FLOAT32, arrays, largest_difference
 from jobs.faults import observation
 
 VARIANTS = {
-    'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907$',
-    'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(',
-    'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(',
+    'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through CuPy$',
+    'CuPy 13 beside cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through lib/cudnn\.py$',
+    'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(.*; install the extra "gpu"\): .* im2col',
+    'CuPy 14 beside cuDNN': r'CuPy 14\..* CUDA 13\..*, cuDNN 92800 through lib/cudnn\.py$',
+    'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(.*; install the extra "gpu13"\): .* im2col',
 }
 ALL = [*VARIANTS]
 ONE = ALL[:1]
+OWN = 'CuPy 14 beside cuDNN'  # which lib/cudnn.py calls
 TIMEOUT = 600  # seconds
 
 # Name: ranks, options, bound, variants.
@@ -49,7 +52,9 @@ def ended(run):
     def ended(variant, ranks):
         runs = {name: (options, []) for name, (of_ranks, options, _, variants) in CASES.items()
                 if of_ranks == ranks and variant in (None, *variants)}
-        return run(variant, ranks, runs | (FAULTS[ranks] if variant == ONE[0] else {}))
+        faults = {name: fault for name, fault in FAULTS[ranks].items() if variant == ONE[0] or (
+            variant == OWN and name.startswith('stopped'))}
+        return run(variant, ranks, runs | faults)
     return ended
 
 
@@ -74,8 +79,9 @@ def test_weights_and_statistics_are_the_cpus(ended, variant, name):
     assert largest_difference(weights(folder, name), weights(reference, name)) <= bound
 
 
-def test_tf32_is_used_when_it_was_asked_for_and_named_in_the_plan(run, ended):
-    folder, done = run(ONE[0], 1, {'tf32': ([*CASES['goyal'][1], '--tf32'], [])})
+@pytest.mark.parametrize('variant', [*ONE, OWN])
+def test_tf32_is_used_when_it_was_asked_for_and_named_in_the_plan(run, ended, variant):
+    folder, done = run(variant, 1, {'tf32': ([*CASES['goyal'][1], '--tf32'], [])})
     reference, _ = ended(None, 1)
     assert largest_difference(weights(folder, 'tf32'), weights(reference, 'goyal')) > 10 * FLOAT32
     assert 'deviation      arithmetic: GPUs that can' in done.out
@@ -89,8 +95,9 @@ def test_the_log_is_the_cpus(ended, name):
         assert row == pytest.approx(expected, rel=0.02)
 
 
-def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_byte_for_byte(ended):
-    folder, done = ended(ONE[0], 2)
+@pytest.mark.parametrize('variant', [*ONE, OWN])
+def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_byte_for_byte(ended, variant):
+    folder, done = ended(variant, 2)
     assert (done.statuses['stopped 1'], done.statuses['stopped 2']) == ([75, 75], [0, 0])
     assert observation.differences(folder / 'stopped', folder / 'mixed16') == []
     assert (folder / 'stopped' / 'model.npz').read_bytes() == (folder / 'mixed16' / 'model.npz').read_bytes()
@@ -140,23 +147,40 @@ def test_a_rank_that_dies_or_stands_still_ends_the_others(run, fault, options, m
     assert re.search(message, done.err, re.DOTALL), done.err
 
 
-def test_gpus_that_cudnn_8_does_not_know_are_refused_with_the_remedy(mpirun, environment, tmp_path):
+@pytest.mark.parametrize('variant', [*ONE, 'CuPy 13 beside cuDNN'])
+def test_gpus_that_cudnn_8_does_not_know_are_refused_with_the_remedy(mpirun, environment, tmp_path, variant):
     done = mpirun(1, 'train_imagenet.py', '--synthetic', '--test', '--communicator', 'pure_nccl', '--out',
-                  tmp_path / 'out', check=False, env={**environment(ONE[0]), 'CUDA_ON_CPU_CAPABILITY': '100'})
+                  tmp_path / 'out', check=False,
+                  env={**environment(variant), 'CUDA_ON_CPU_CAPABILITY': '100'})
     assert done.returncode == 2
     assert done.stderr.startswith('train_imagenet.py: --communicator pure_nccl: cuDNN 8 has no code for GPUs '
                                   'of compute capability 10.0; install the extra "gpu13"')
 
 
-@pytest.mark.parametrize('defect', ['kernel', 'order', 'count'])
-def test_a_defect_in_a_kernel_in_the_streams_order_or_in_the_call_of_nccl_shows(
-        ended, mpirun, environment, small_data, tmp_path, defect):
-    done = mpirun(2, 'tests/cuda_on_cpu/defects.py', defect, *small_data, '--arch', 'resnet8', '--insize',
-                  '16', '-j', '0', '-E', '2', '--communicator', 'pure_nccl', '--out', tmp_path / defect,
-                  *CASES['float32'][1], timeout=TIMEOUT, check=False, env=environment(ONE[0]))
-    if defect != 'kernel':  # sums that NCCL has not made by then are NaN
-        assert done.returncode == 1 and re.search('iteration 1 .*: sum over 2 processes of ', done.stderr)
-        return
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def with_defect(mpirun, environment, small_data, tmp_path):
+    def with_defect(variant, defect, **more):
+        return mpirun(2, 'tests/cuda_on_cpu/defects.py', defect, *small_data, '--arch', 'resnet8', '--insize',
+                      '16', '-j', '0', '-E', '2', '--communicator', 'pure_nccl', '--out', tmp_path / defect,
+                      *CASES['float32'][1], timeout=TIMEOUT, env=environment(variant), **more)
+    return with_defect
+
+
+@pytest.mark.parametrize('variant, defect', [(ONE[0], 'kernel'), (OWN, 'operands')])
+def test_a_defect_in_a_kernel_or_in_what_a_convolution_is_given_shows(
+        ended, with_defect, tmp_path, variant, defect):
+    with_defect(variant, defect)
     folder, _ = ended(None, 2)
     assert largest_difference(weights(tmp_path, defect), weights(folder, 'float32')) > 10 * FLOAT32
+
+
+@pytest.mark.parametrize('variant, defect, message', [
+    (ONE[0], 'order', 'iteration 1 .*: sum over 2 processes of '),  # what NCCL has not added up by then is NaN
+    (ONE[0], 'count', 'iteration 1 .*: sum over 2 processes of '),
+    (OWN, 'stream', r'iteration 1 .*: gradient of \S+ holds NaN'),  # as fresh memory does
+    (OWN, 'stride', r'cudnnFindConvolutionBackwardDataAlgorithmEx: CUDNN_STATUS_BAD_PARAM \(cuDNN 92800\)')])
+def test_a_defect_in_the_order_of_streams_or_in_a_call_of_nccl_or_cudnn_ends_the_run(
+        with_defect, variant, defect, message):
+    done = with_defect(variant, defect, check=False)
+    assert done.returncode not in (0, 2)
+    assert re.search(message, done.stderr), done.stderr

@@ -43,3 +43,4 @@ def test_every_iteration_is_made_and_reported_with_the_values_of_its_own_epoch(p
         with reporter.scope(observed):
             extension(trainer_at(iteration + 1))  # Chainer counts the finished iteration
         assert (observed['lr'], observed['alpha_sgd'], observed['alpha_rmsprop']) == expected
+    assert extension.trigger == (1, 'iteration')

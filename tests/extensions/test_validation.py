@@ -1,6 +1,7 @@
 import types
 
 from lib.communication import collectives
+from lib.errors import UserError
 
 import chainer
 import numpy as np
@@ -21,3 +22,12 @@ def test_sums_of_all_processes_are_reported(monkeypatch):
     with chainer.Reporter().scope(observed):
         extensions.Validation(types.SimpleNamespace(), lambda: np.array([2.0, 3.0]))(None)
     assert observed == {'validation/main/loss': pytest.approx(0.5)}
+
+
+def test_an_image_that_one_process_cannot_read_is_everyone_s_error():
+    def evaluate_share():
+        raise UserError('bad.jpg: no image')
+
+    alone = types.SimpleNamespace(allgather=lambda own: [own])
+    with pytest.raises(UserError, match='^bad.jpg: no image$'):
+        extensions.Validation(types.SimpleNamespace(size=1, mpi_comm=alone), evaluate_share)(None)

@@ -83,12 +83,16 @@ def test_script_is_valid_bash(script):
                        '--allreduce-grad-dtype float16', '--stall-timeout 300']),
     ('paper_1024.slurm', ['-np 1024', 'ppr:8:node', '--resume auto']),
     ('paper_1024.pbs', ['-np 1024', 'ppr:8:node', '--resume auto']),
-    ('node_8gpu.sh', ['-np 8', '--virtual-workers 128', '--batchsize 32']),
-    ('one_gpu.sh', ['--virtual-workers 8', '--batchsize 32']),
+    ('node_8gpu.sh', ['-np 8', '--virtual-workers 128', '--batchsize 32', '--recipe paper',
+                      '--communicator pure_nccl', '--allreduce-grad-dtype float16', '--loaderjob 2',
+                      '--checkpoint-interval 10']),
+    ('one_gpu.sh', ['--virtual-workers 8', '--batchsize 32', '--recipe paper', '--loaderjob 16']),
     ('sample_cpu.sh', ['-np 2', '--oversubscribe', '--epoch 12']),
 ])
 def test_dry_run_prints_the_command_and_starts_nothing(script, expected, fake, tmp_path):
-    env = {**fake(), 'DRY_RUN': '1', 'OPENBLAS_NUM_THREADS': '3'}
+    (tmp_path / 'nproc').write_text('#!/bin/sh\necho 16\n')
+    (tmp_path / 'nproc').chmod(0o755)
+    env = {**fake(), 'DRY_RUN': '1', 'OPENBLAS_NUM_THREADS': '3', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
     done = subprocess.run(['bash', str(JOBS / script), '--seed', '3'], env=env, text=True, check=True,
                           cwd=JOBS.parent, stdout=subprocess.PIPE)
     command, = done.stdout.splitlines()
@@ -127,8 +131,9 @@ def test_threads_and_memory_are_the_programs_unless_the_user_has_set_them(fake):
             assert (f'-x {name} ' in out) == expected
 
 
-@pytest.mark.parametrize('name', ['NCCL_X', 'CUDA_X', 'CUPY_X', 'NVIDIA_X', 'CHAINER_X', 'LD_LIBRARY_PATH',
-                                  'PYTHONPATH', 'OPENBLAS_X', 'OMP_X', 'MKL_X', 'MALLOC_X', 'GLIBC_TUNABLES'])
+@pytest.mark.parametrize('name', ['NCCL_X', 'UCX_X', 'CUDA_X', 'CUPY_X', 'NVIDIA_X', 'CHAINER_X',
+                                  'EXTREME_SGD_X', 'LD_LIBRARY_PATH', 'PYTHONPATH', 'OPENBLAS_X', 'OMP_X',
+                                  'MKL_X', 'MALLOC_X', 'GLIBC_TUNABLES'])
 def test_settings_of_what_ranks_load_travel_to_every_host(name, fake):
     for set_up in ({}, {'RANKS_PER_NODE': '8'}):
         env = {**fake(), **set_up, name: '', 'XNCCL_X': '1', 'HOME_X': '1'}

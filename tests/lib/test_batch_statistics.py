@@ -56,9 +56,16 @@ def test_pooled_variance_is_exact_where_means_are_far_from_zero():
 
 
 def test_pooled_variance_is_never_below_the_mean_variance():
-    rows = np.repeat(np.float32([[1234.567, 1e-12]]), 7, axis=0)
-    sums = batch_statistics.sum_over_workers(rows, 'pooled')
-    assert batch_statistics.average_from_sums(sums, 7, 'pooled')[1] >= np.float32(1e-12)
+    # A hundred workers of the same means: rounding puts the mean of many a square below the mean's square.
+    row = np.append(np.linspace(0.37, 0.74, 97), np.zeros(97)).astype(np.float32)
+    sums = batch_statistics.sum_over_workers(np.stack([row] * 100), 'pooled')
+    assert (batch_statistics.average_from_sums(sums, 100, 'pooled')[97:] >= 0).all()
+
+
+@pytest.mark.parametrize('variance', ['mean', 'pooled'])
+def test_averages_are_in_single_precision_as_the_links_have_them(variance):
+    sums = batch_statistics.sum_over_workers(np.ones((3, 4), np.float32), variance)
+    assert batch_statistics.average_from_sums(sums, 3, variance).dtype == np.float32
 
 
 def make_model():

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from lib import cuda_wheels
+
 import pytest
 
 
@@ -17,3 +19,12 @@ def test_cupy_compiles_no_cub_unless_the_user_wants_it(tmp_path, given, expected
     done = subprocess.run([sys.executable, '-c', program], env=environment, text=True, capture_output=True,
                           check=True)
     assert done.stdout == f'{expected!r}\n'
+
+
+def test_libraries_are_found_in_nvidias_wheels(tmp_path, monkeypatch):
+    library = tmp_path / 'nvidia' / 'cudnn' / 'lib' / 'libcudnn.so.9'
+    library.parent.mkdir(parents=True)
+    library.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert str(library) in cuda_wheels.find('cudnn/lib/libcudnn.so.9')
+    assert str(library) not in cuda_wheels.find('cudnn/lib/libcudnn*.so.8')

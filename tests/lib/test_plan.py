@@ -35,7 +35,7 @@ def test_moment_of_an_iteration_names_its_phase(iteration, told):
 
 @pytest.mark.parametrize('change, words', [({'n_class': 1}, 'one class'), ({'n_train': 1023}, '1,023')])
 def test_job_in_which_there_is_nothing_to_learn_is_refused(change, words):
-    paper_plan().check()
+    paper_plan(n_class=2, n_train=1024).check()
     with pytest.raises(UserError, match=words):
         paper_plan(**change).check()
 

@@ -137,10 +137,14 @@ def test_without_the_average_every_worker_answers_for_its_block_with_its_own_sta
                                  workers_of=lambda rank: range(2 * rank, 2 * rank + 2), workers=4, n_val=10)
     pixels, labels = np.zeros((10, 2, 2, 3), np.uint8), np.ones(10, np.int32)
 
+    shares = []
+
     def batches(start, stop):
+        shares.append((start, stop))
         return in_batches(pixels[start:stop], labels[start:stop], 2)
 
     # Workers 2 and 3 of 4 have images 5, 6 and 7, 8, 9; only the second answers 1.
     assert validation.evaluate_share(plan, 1, model, statistics, batches)[1:].tolist() == [3, 5, 5]
+    assert shares == [(5, 7), (7, 10)]
     # What checkpoints and model.npz hold afterwards is the average.
     assert model.bn.avg_mean.tolist() == [0.5, 0.5, 0.5]

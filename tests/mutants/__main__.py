@@ -3,8 +3,9 @@
     python -m tests.mutants [WORD ...]     only mutations whose file or text holds one of the words
 
 Each change is made in a copy of the tree, in which the tests named for it run until one fails. A test that
-hangs has noticed: after ``SECONDS`` it fails, and so does a run after ten times as many. Prints what no test
-noticed; exit status 1 if that is 5 % or more, 2 if the list does not fit the code, or tests fail as it is.
+hangs has noticed, since tests have a limit: here of ``SECONDS``. What hangs outside of them has not been
+noticed. Prints what survived; exit status 1 if that is 5 % or more, 2 if the list does not fit the code, or
+tests fail as it is.
 """
 
 import concurrent.futures
@@ -27,14 +28,10 @@ SECONDS = 120
 
 
 def main(words):
-    listed = [(path, *(mutation if len(mutation) > 2 else (*mutation, tests)))
-              for path, tests, mutations in MUTATIONS for mutation in mutations]
-    misfits = [f'{path}: {count} times: {old!r}' for path, old, *_ in [*listed, *EQUIVALENT]
-               if (count := (ROOT / path).read_text().count(old)) != 1]
-    if misfits:
-        print('the list does not fit the code, where each text is to stand once:', *misfits, sep='\n  ')
+    if misfits():
+        print('the list does not fit the code, where each text is to stand once:', *misfits(), sep='\n  ')
         return 2
-    chosen = [mutation for mutation in listed
+    chosen = [mutation for mutation in listed()
               if not words or any(word in ' '.join(mutation[:3]) for word in words)]
     start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -57,12 +54,28 @@ def main(words):
     return int(survived >= 0.05 * len(chosen))
 
 
+def listed():
+    """Every mutation as ``(path, old, new, tests)``."""
+    return [(path, *(mutation if len(mutation) > 2 else (*mutation, tests)))
+            for path, tests, mutations in MUTATIONS for mutation in mutations]
+
+
+def misfits():
+    """What is listed and does not stand once in its file, a line each."""
+    return [f'{path}: {count} times: {old!r}' for path, old, *_ in [*listed(), *EQUIVALENT]
+            if (count := (ROOT / path).read_text().count(old)) != 1]
+
+
 def survives(mutation):
-    return passes(mutation[-1], mutation)
+    return passes(mutation[-1], mutation) is not False
 
 
 def passes(tests, mutation=None):
-    """Tell whether ``tests``, arguments of pytest, pass on a copy of the tree with ``mutation``."""
+    """Tell whether ``tests``, arguments of pytest, pass on a copy of the tree with ``mutation``.
+
+    Returns:
+        bool or None: None if it hangs, but in none of them.
+    """
     directory = pathlib.Path(tempfile.mkdtemp(prefix='mutant-'))
     try:
         tree = directory / 'tree'
@@ -88,7 +101,7 @@ def run(tree, tests):
     try:
         return pytest.wait(10 * SECONDS) == 0
     except subprocess.TimeoutExpired:
-        return False
+        return None
     finally:
         for number in signal.SIGTERM, signal.SIGKILL:
             with contextlib.suppress(ProcessLookupError):

@@ -23,11 +23,12 @@ DIRECTORY = "tests/lib/checkpoint/test_directory.py -k 'not killed'"
 STATE = 'tests/lib/checkpoint/test_state.py'
 WRITER = 'tests/lib/checkpoint/test_writer.py'
 RESUME = 'tests/lib/checkpoint/test_resume.py'
-PROGRAM = "tests/test_train_imagenet.py -k 'test_option_is or extensions_act or optimizer_is'"
+PROGRAM = ("tests/test_train_imagenet.py -k 'test_option_is or extensions_act or optimizer_is "
+           "or plan_of_other or during_the_imports'")
 CROPS = ("tests/lib/data/test_augmentation.py -k 'fb_resnet or published or validation or jitter or no_crop "
          "or one_pixel'")
 BATCHES = ("tests/lib/data/test_batches.py -k 'serial or replacements or closed_batches or around_a_bad "
-           "or later_start'")
+           "or later_start or epoch'")
 SYNTHETIC = 'tests/lib/data/test_synthetic.py'
 LOG = 'tests/extensions/test_job_log.py'
 SCHEDULE = 'tests/extensions/test_recipe_schedule.py'
@@ -115,6 +116,8 @@ MUTATIONS = [
         ('self.workers * self.batch', 'self.processes * self.batch'),
         ('min(full, self.max_iterations)', 'self.max_iterations', PROGRAM),
         ("{'float16': 2, 'float32': 4}", "{'float16': 4, 'float32': 4}"),
+        ('if self.n_class < 2:', 'if self.n_class <= 2:'),
+        ('if self.workers > self.n_train:', 'if self.workers >= self.n_train:'),
         ('iteration * self.total_batch / self.n_train', '(iteration + 1) * self.total_batch / self.n_train'),
         ("'loss_scale': self.loss_scale, ", ''),
         ("'seed': self.seed, ", ''),
@@ -218,6 +221,7 @@ MUTATIONS = [
         ('square - mu * mu).clip(0, None)', 'square - mu * mu)'),
         ('var + (square - mu * mu)', '(square - mu * mu)'),
         ('square - mu * mu)', 'square - mu)'),
+        ('averages.astype(np.float32)', 'averages'),
         ('sorted(model.namedlinks(), key=lambda item: item[0])',
          'sorted(model.namedlinks(), key=lambda item: item[0], reverse=True)'),
     ]),
@@ -263,7 +267,6 @@ MUTATIONS = [
         ('(mpi_comm.size + 1) * capacity * np.dtype', 'mpi_comm.size * capacity * np.dtype'),
         ('self._payloads[self._mpi_comm.rank, :n]', 'self._payloads[0, :n]'),
         ('-(-n // self._mpi_comm.size)', '(n // self._mpi_comm.size)'),
-        ('min(chunk * (self._mpi_comm.rank + 1), n)', 'chunk * (self._mpi_comm.rank + 1)'),
         ('wire.sum_payloads(self._payloads[:, mine], self._total[mine])',
          'wire.sum_payloads(self._payloads[::-1, mine], self._total[mine])'),
         ('chunk = -(-n // size)', 'chunk = n // size'),
@@ -326,6 +329,8 @@ MUTATIONS = [
         ("values = xp.asarray(_known_values(comm.rank)", "values = xp.asarray(_known_values(0)"),
         ('if not np.array_equal(cuda.to_cpu(values), expected):',
          'if not (cuda.to_cpu(values) == expected).any():'),
+        ('view(np.uint8) | 1', 'view(np.uint8)'),
+        ('_MESSAGE_BYTES = 1 << 30', '_MESSAGE_BYTES = 2 << 30'),
         ('-(-size // 16) * 16', 'size'),
         ('range(0, len(packed), _MESSAGE_BYTES)', 'range(0, 1)'),
         ('packed[start:start + size]', 'packed[start:start + size + 1]'),
@@ -356,6 +361,8 @@ MUTATIONS = [
         ('if math.prod(shape) * dtype.itemsize != left:', 'if math.prod(shape) * dtype.itemsize < left:'),
         ('isinstance(cause, MemoryError) or', '', DIRECTORY),
         ('cause.errno not in _WRONG_FILE', 'cause.errno in _WRONG_FILE', DIRECTORY),
+        ('stack.enter_context(files.open_regular(path))', "stack.enter_context(open(path, 'rb'))",
+         'tests/lib/checkpoint/test_file.py -k foreign --timeout=40'),
         ("prefix='model/'), description", "prefix=''), description", 'tests/models/test_file_format.py'),
         ('return type(self), (self.path, self.reason)', 'return type(self), (self.path, self.path)'),
     ]),
@@ -392,6 +399,8 @@ MUTATIONS = [
         ("name not in saved or name not in current or", "name in saved and name in current and"),
         ("f'{prefix}{name}.')", "f'{name}.')"),
         ('json.loads(json.dumps(job))', 'job'),
+        ('sums.sum(axis=0, keepdims=True)', 'sums[:1]'),
+        ('    updater.iteration = found.iteration', '    pass'),
     ]),
     ('lib/checkpoint/writer.py', WRITER, [
         ('(OSError, MemoryError)', 'OSError'),
@@ -401,6 +410,7 @@ MUTATIONS = [
         ('error, self._error = self._error, None', 'error = self._error'),
         ("            if on_done is not None:\n                on_done(path)", '            pass'),
         ('self._thread.is_alive()', 'False'),
+        ('self._thread.is_alive()', 'True'),
     ]),
     ('lib/data/augmentation.py', CROPS, [
         ('flip = draws[0] < 0.5', 'flip = draws[0] > 0.5'),
@@ -436,6 +446,7 @@ MUTATIONS = [
         ('batch.errors[min(batch.errors)]', 'batch.errors[max(batch.errors)]'),
         ('range(place + 1, len(order)), range(place)', 'range(place, -1, -1)'),
         ('* share.batch - 1) // n_examples', '* share.batch) // n_examples'),
+        ('epoch_of(share.stop - 1, share.workers - 1)', 'epoch_of(share.stop, share.workers - 1)'),
         ('if newest < epoch < last_epoch:', 'if newest < epoch <= last_epoch:'),
     ]),
     ('lib/data/decoder_pool.py', "tests/lib/data/test_batches.py -k 'hangs_up or killed_decoder'", [
@@ -444,11 +455,44 @@ MUTATIONS = [
     ('lib/data/decoding.py', 'tests/lib/data/test_decoding.py -k shortage', [
         ('except (BadImage, MemoryError):', 'except BadImage:'),
     ]),
+    ('lib/cudnn.py', 'tests/lib/test_cudnn.py', [
+        ("['libcudnn.so.9', 'libcudnn.so.8']", "['libcudnn.so.8', 'libcudnn.so.9']"),
+        ('del names[0]', 'pass'),
+        ('del names[1]', 'pass'),
+        ('or cuda._cudnn_disabled_by_user or', 'or'),
+        ("{'f': 0, 'e': 1}", "{'f': 0, 'e': 0}"),
+        ('each.status == 0 and ', ''),
+        ('each.memory <= WORKSPACE and ', ''),
+        ('each.deterministic or ', 'True or '),
+        ('descriptor, each.math)', 'descriptor, 0)'),
+        ("raise RuntimeError(f'{function}:", "print(f'{function}:"),
+    ]),
+    ('lib/files.py', "tests/lib/data/test_decoding.py -k 'pipe or endless or directory' --timeout=40", [
+        ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
+        ('os.O_RDONLY | os.O_NONBLOCK', 'os.O_RDONLY'),
+    ]),
     ('lib/run/excepthook.py', 'tests/lib/run/test_excepthook.py -k abort_that_hangs --timeout=40', [
         ('exit=True, file=2', 'exit=False, file=2'),
     ]),
-    ('lib/run/watchdog.py', 'tests/lib/run/test_watchdog.py -k c_code --timeout=40', [
+    ('lib/run/watchdog.py', 'tests/lib/run/test_watchdog.py', [
         ('exit=True, file=2', 'exit=False, file=2'),
+        ('if idle >= watchdog.timeout:', 'if False:'),
+        ('            faulthandler.cancel_dump_traceback_later()\n', ''),
+        ('        self._last = time.monotonic()\n\n    def stop', '\n    def stop'),
+        ('        self._stopped.set()', '        pass',
+         'tests/lib/run/test_watchdog.py -k beating --timeout=40'),
+    ]),
+    ('lib/run/job.py', 'tests/lib/run/test_job.py', [
+        ('            self.watchdog.beat()', '            pass'),
+        ('stack.callback(watchdog.stop)', 'pass'),
+    ]),
+    ('lib/run/signals.py', 'tests/lib/run/test_signals.py --timeout=60', [
+        ('if self._received is None:', 'if True:'),
+        ('            raise Stopped(_too_early(self._received))', '            pass'),
+        ('if number in _INSISTENT and', 'if'),
+        ('and now - first.get(number, now) > _APART', 'and number in first'),
+        ('self._end_with(EXIT_STOPPED, _too', 'self._end_with(1, _too'),
+        ('self._trained = True', 'pass'),
     ]),
     ('lib/data/sample_set.py', "tests/lib/data/test_sample_set.py -k images_are", [
         ('SEED = 2017', 'SEED = 2018'),
@@ -469,6 +513,7 @@ MUTATIONS = [
     ('extensions/validation.py', 'tests/extensions/test_validation.py', [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),
         ("f'validation/main/{name}'", "f'validation/{name}'"),
+        ('            collectives.raise_together(self._comm.mpi_comm, error)', '            pass'),
     ]),
     ('extensions/job_log.py', LOG, [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),
@@ -481,6 +526,7 @@ MUTATIONS = [
         ('if key not in _AVERAGED)', ')'),
     ]),
     ('extensions/recipe_schedule.py', SCHEDULE, [
+        ("trigger = (1, 'iteration')", "trigger = (2, 'iteration')"),
         ('def initialize(self, trainer):\n        self._set(trainer.updater.iteration)',
          'def initialize(self, trainer):\n        self._set(0)'),
         ("self._optimizer.alpha_rmsprop = values.alpha_rmsprop", 'pass'),
@@ -504,6 +550,11 @@ MUTATIONS = [
         ('workers // args.virtual_workers', 'args.virtual_workers'),
         ('comm, plan.recipe.bn_variance), checkpoint_due)', 'comm), checkpoint_due)'),
         ('priority=-place)', 'priority=place)'),
+        ('enumerate(acting)', 'enumerate([*acting[:1], acting[2], acting[1], *acting[3:]])'),
+        ('enumerate(acting)', 'enumerate([*acting[1:], acting[0]])'),
+        ('        *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),\n', ''),
+        ('os._exit(75)', 'None'),
+        ('signal.SIGTERM, signal.SIGUSR1, signal.SIGINT', 'signal.SIGTERM, signal.SIGINT'),
         ('weight_decay=constants.WEIGHT_DECAY)', 'weight_decay=0)'),
         ('    exempt_from_weight_decay(model)', '    pass'),
         ('        optimizer.use_fp32_update()', '        pass'),
@@ -511,8 +562,20 @@ MUTATIONS = [
         ('        (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), '
          'checkpoint_due),\n', ''),
     ]),
+    ('jobs/launch.sh', LAUNCH, [
+        ('command+=(-x "$name")', ':'),
+        ('command+=(--bind-to none)', ':'),
+        ('|| command+=(--oversubscribe)', '|| :'),
+    ]),
     ('jobs/environment.sh', LAUNCH, [
         ('NCCL_*|', ''),
+        ('UCX_*|', ''),
+        ('NVIDIA_*|', ''),
+        ('CUDA_*|', ''),
+        ('PYTHONPATH)', 'PYTHON_PATH)'),
+        ('OPENBLAS_*|', ''),
+        ('MKL_*|', ''),
+        ('MALLOC_*|', ''),
         ('CUPY_*|', ''),
         ('CHAINER_*|', ''),
         ('LD_LIBRARY_PATH|', ''),
@@ -533,12 +596,30 @@ MUTATIONS = [
     ('jobs/paper_1024.slurm', LAUNCH, [
         ('#SBATCH --nodes=128', '#SBATCH --nodes=64'),
         ('#SBATCH --requeue\n', ''),
+        ('#SBATCH --exclusive\n', ''),
+        ('--gpus-per-node=8', '--gpus-per-node=4'),
         ('USR1@120', 'USR1@12'),
     ]),
     ('jobs/paper_1024.pbs', LAUNCH, [
         ('select=128', 'select=64'),
         ('walltime=00:30:00', 'walltime=00:20:00'),
         ('STOP_AFTER=$((30 * 60 - 120))', 'STOP_AFTER=$((30 * 60))'),
+        ('#PBS -l place=excl\n', ''),
+    ]),
+    ('jobs/node_8gpu.sh', LAUNCH, [
+        ('WORKERS=1024', 'WORKERS=512'),
+        ('--recipe paper', '--recipe goyal'),
+        ('--batchsize 32', '--batchsize 64'),
+        ('--communicator pure_nccl', '--communicator naive'),
+        ('--allreduce-grad-dtype float16', '--allreduce-grad-dtype float32'),
+        ('CORES > GPUS ? CORES / GPUS : 1', 'CORES'),
+        ('--checkpoint-interval 10 ', '--checkpoint-interval 1 '),
+    ]),
+    ('jobs/one_gpu.sh', LAUNCH, [
+        ('--virtual-workers "$WORKERS"', ''),
+        ('WORKERS:-8', 'WORKERS:-1'),
+        ('--recipe paper', '--recipe goyal'),
+        ('--loaderjob "$(nproc)"', '--loaderjob 2'),
     ]),
 ]
 
@@ -550,6 +631,10 @@ EQUIVALENT = [
      'two of a set\'s 64-bit numbers are equal once in ten million epochs'),
     ('lib/data/augmentation.py', 'np.argsort(draws[3:6]', 'np.argsort(draws[:3]',
      'brightness, contrast and saturation commute, as nothing is clipped between them'),
+    ('lib/communication/allreduce.py', 'min(chunk * (self._mpi_comm.rank + 1), n)',
+     'chunk * (self._mpi_comm.rank + 1)', 'adds up what lies behind the n elements too, which nobody reads'),
+    ('lib/run/signals.py', 'if deadline is None and not self._trained:', 'if deadline is None:',
+     'wakes up once more, and finds that an iteration is done'),
     ('lib/checkpoint/file.py',
      "force_zip64=True", 'force_zip64=False', 'only entries of 2 GB and more need it'),
 ]

@@ -1,5 +1,5 @@
-// libcudnn, version 8: what Chainer uses of it for these networks. Packed NCHW tensors, computed in float32;
-// what cuDNN would refuse is refused.
+// libcudnn, versions 8 and 9: what Chainer and lib/cudnn.py use of it for these networks. Packed NCHW
+// tensors, computed in float32; what cuDNN would refuse is refused.
 #include "device.h"
 
 #include <algorithm>
@@ -103,10 +103,12 @@ template <class Visit> static void channel(const Tensor &x, long c, Visit visit)
     for (long i = 0; i < x.plane(); i++) visit((n * x.c + c) * x.plane() + i);
 }
 
+static const size_t SCRATCH = 4096;  // bytes that every algorithm asks for
+
 static Status find(bool fits, int *found, Performance *performance, const Convolution *convolution) {
   if (!fits) return BAD_PARAM;
   *performance = Performance{};
-  performance->memory = 4096;
+  performance->memory = SCRATCH;
   performance->math = convolution->math;
   *found = 1;
   return OK;
@@ -114,7 +116,7 @@ static Status find(bool fits, int *found, Performance *performance, const Convol
 
 extern "C" {
 
-size_t cudnnGetVersion() { return 8907; }
+size_t cudnnGetVersion() { return cudnn_9 ? 92800 : 8907; }
 const char *cudnnGetErrorString(Status status) {
   return status ? "CUDNN_STATUS_BAD_PARAM" : "CUDNN_STATUS_SUCCESS";
 }
@@ -183,10 +185,19 @@ Status cudnnGetConvolutionForwardAlgorithm_v7(Handle *, Tensor *x, Filter *w, Co
                                               int *found, Performance *performance) {
   return find(fits(x, w, c, y), found, performance, c);
 }
+Status cudnnGetConvolutionBackwardDataAlgorithm_v7(Handle *, Filter *w, Tensor *y, Convolution *c, Tensor *x,
+                                                   int, int *found, Performance *performance) {
+  return find(fits(x, w, c, y), found, performance, c);
+}
+Status cudnnGetConvolutionBackwardFilterAlgorithm_v7(Handle *, Tensor *x, Tensor *y, Convolution *c,
+                                                     Filter *w, int, int *found, Performance *performance) {
+  return find(fits(x, w, c, y), found, performance, c);
+}
 Status cudnnConvolutionForward(Handle *handle, const void *alpha, Tensor *x, const void *x_data, Filter *w,
-                               const void *w_data, Convolution *c, int, void *, size_t, const void *beta,
-                               Tensor *y, void *y_data) {
-  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || !all_on_device(x_data, w_data, y_data)) return BAD_PARAM;
+                               const void *w_data, Convolution *c, int, void *workspace, size_t size,
+                               const void *beta, Tensor *y, void *y_data) {
+  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || size < SCRATCH ||
+      !all_on_device(x_data, w_data, y_data, workspace)) return BAD_PARAM;
   enqueue(handle->stream, [=, x = *x, w = *w, c = *c, y = *y] {
     auto in = factors(x_data, x.size(), x.type, c), weights = factors(w_data, w.size(), w.type, c);
     std::vector<float> out(y.size());
@@ -196,9 +207,10 @@ Status cudnnConvolutionForward(Handle *handle, const void *alpha, Tensor *x, con
   return OK;
 }
 Status cudnnConvolutionBackwardData(Handle *handle, const void *alpha, Filter *w, const void *w_data,
-                                    Tensor *y, const void *y_data, Convolution *c, int, void *, size_t,
-                                    const void *beta, Tensor *x, void *x_data) {
-  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || !all_on_device(x_data, w_data, y_data)) return BAD_PARAM;
+                                    Tensor *y, const void *y_data, Convolution *c, int, void *workspace,
+                                    size_t size, const void *beta, Tensor *x, void *x_data) {
+  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || size < SCRATCH ||
+      !all_on_device(x_data, w_data, y_data, workspace)) return BAD_PARAM;
   enqueue(handle->stream, [=, x = *x, w = *w, c = *c, y = *y] {
     auto out = factors(y_data, y.size(), y.type, c), weights = factors(w_data, w.size(), w.type, c);
     std::vector<float> in(x.size());
@@ -208,9 +220,10 @@ Status cudnnConvolutionBackwardData(Handle *handle, const void *alpha, Filter *w
   return OK;
 }
 Status cudnnConvolutionBackwardFilter(Handle *handle, const void *alpha, Tensor *x, const void *x_data,
-                                      Tensor *y, const void *y_data, Convolution *c, int, void *, size_t,
-                                      const void *beta, Filter *w, void *w_data) {
-  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || !all_on_device(x_data, w_data, y_data)) return BAD_PARAM;
+                                      Tensor *y, const void *y_data, Convolution *c, int, void *workspace,
+                                      size_t size, const void *beta, Filter *w, void *w_data) {
+  if (!fits(x, w, c, y) || !unscaled(alpha, beta) || size < SCRATCH ||
+      !all_on_device(x_data, w_data, y_data, workspace)) return BAD_PARAM;
   enqueue(handle->stream, [=, x = *x, w = *w, c = *c, y = *y] {
     auto in = factors(x_data, x.size(), x.type, c), out = factors(y_data, y.size(), y.type, c);
     std::vector<float> weights(w.size());
@@ -294,7 +307,8 @@ Status cudnnBatchNormalizationForwardTrainingEx(Handle *handle, int, int, const 
                                                 float *saved_inverse, Activation *, void *, size_t, void *,
                                                 size_t) {
   if (!plain(x) || !unscaled(alpha, beta) || factor < 0 || factor > 1 ||
-      !all_on_device(x_data, y_data, gamma, shift, running_mean, running_variance, saved_mean, saved_inverse))
+      !all_on_device(x_data, y_data, gamma, shift, saved_mean, saved_inverse) ||
+      (running_mean && !all_on_device(running_mean, running_variance)))
     return BAD_PARAM;
   enqueue(handle->stream, [=, x = *x] {
     double m = x.n * x.plane();
@@ -308,15 +322,25 @@ Status cudnnBatchNormalizationForwardTrainingEx(Handle *handle, int, int, const 
       double inverse = 1 / std::sqrt(squares / m + eps), variance = squares / (m - 1);
       saved_mean[c] = mean;
       saved_inverse[c] = inverse;
-      // A factor of 1 reads nothing.
-      running_mean[c] = factor * mean + (factor < 1 ? (1 - factor) * running_mean[c] : 0);
-      running_variance[c] = factor * variance + (factor < 1 ? (1 - factor) * running_variance[c] : 0);
+      if (running_mean) {  // of which a factor of 1 reads nothing
+        running_mean[c] = factor * mean + (factor < 1 ? (1 - factor) * running_mean[c] : 0);
+        running_variance[c] = factor * variance + (factor < 1 ? (1 - factor) * running_variance[c] : 0);
+      }
       channel(x, c, [&](long i) {
         put(y_data, i, x.type, (get(x_data, i, x.type) - mean) * inverse * gamma[c] + shift[c]);
       });
     }
   });
   return OK;
+}
+Status cudnnBatchNormalizationForwardTraining(Handle *handle, int mode, const void *alpha, const void *beta,
+                                              Tensor *x, const void *x_data, Tensor *y, void *y_data,
+                                              Tensor *derived, const float *gamma, const float *shift,
+                                              double factor, float *running_mean, float *running_variance,
+                                              double eps, float *saved_mean, float *saved_inverse) {
+  return cudnnBatchNormalizationForwardTrainingEx(
+      handle, mode, 0, alpha, beta, x, x_data, nullptr, nullptr, y, y_data, derived, gamma, shift, factor,
+      running_mean, running_variance, eps, saved_mean, saved_inverse, nullptr, nullptr, 0, nullptr, 0);
 }
 Status cudnnBatchNormalizationForwardInference(Handle *handle, int, const void *alpha, const void *beta,
                                                Tensor *x, const void *x_data, Tensor *, void *y_data,
@@ -363,6 +387,17 @@ Status cudnnBatchNormalizationBackwardEx(Handle *handle, int, int, const void *a
     }
   });
   return OK;
+}
+Status cudnnBatchNormalizationBackward(Handle *handle, int mode, const void *alpha, const void *beta,
+                                       const void *alpha_of_parameters, const void *beta_of_parameters,
+                                       Tensor *x, const void *x_data, Tensor *dy, const void *dy_data,
+                                       Tensor *dx, void *dx_data, Tensor *derived, const float *gamma,
+                                       float *dgamma, float *dshift, double eps, const float *saved_mean,
+                                       const float *saved_inverse) {
+  return cudnnBatchNormalizationBackwardEx(
+      handle, mode, 0, alpha, beta, alpha_of_parameters, beta_of_parameters, x, x_data, nullptr, nullptr, dy,
+      dy_data, nullptr, nullptr, dx, dx_data, derived, gamma, nullptr, dgamma, dshift, eps, saved_mean,
+      saved_inverse, nullptr, nullptr, 0, nullptr, 0);
 }
 
 }  // extern "C"

@@ -164,6 +164,7 @@ float as_tf32(float value) {
 // Devices.
 
 static int version;  // of the runtime that this one replaces
+bool cudnn_9;
 static int device;
 
 int current_device() { return device; }
@@ -432,6 +433,7 @@ void *dlopen(const char *path, int flags) {
   static auto loader = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
   bool of_cupy = path && strstr(path, "/cupy_backends/cuda/");
   void *module = loader(path, of_cupy ? (flags & ~RTLD_NOW) | RTLD_LAZY : flags);
+  if (module && path && strstr(path, "libcudnn.so.9")) cudnn_9 = true;
   if (module && of_cupy && strstr(path, "/api/runtime.")) redirect(module, path);
   return module;
 }

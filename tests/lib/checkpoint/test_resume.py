@@ -30,6 +30,21 @@ def test_differences_are_spelled_out():
     ]
 
 
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_the_row_of_the_log_under_way_goes_on_with_its_sums_on_any_number_of_processes(monkeypatch, size):
+    monkeypatch.setattr(resume.state, 'restore', lambda *trained: None)
+    found = resume.Found('', {'log/sums': np.float64([[1, 2, 3], [10, 20, 30]])},
+                         {'iteration': 5, 'log': [], 'elapsed_time': 7.5})
+    restored = []
+    log = types.SimpleNamespace(restore=lambda rows, sums: restored.append(sums))
+    for rank in range(size):
+        comm = types.SimpleNamespace(rank=rank, size=size)
+        updater = types.SimpleNamespace(plan=None, comm=comm, model=None, get_optimizer=lambda name: None)
+        resume.restore(found, types.SimpleNamespace(updater=updater, get_extension=lambda name: log))
+        assert updater.iteration == 5
+    assert np.sum(restored, axis=0).tolist() == [11, 22, 33]
+
+
 @pytest.fixture
 def resumed(tmp_path):
     """``resumed(**arrays)``: what a job of one process finds of its own checkpoint with these arrays."""

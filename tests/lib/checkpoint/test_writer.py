@@ -63,6 +63,15 @@ def test_a_background_failure_is_told_once_and_the_next_one_written(tmp_path, mo
     assert os.listdir(tmp_path / 'checkpoint') == ['iteration-00000003.npz']
 
 
+def test_a_failure_is_told_as_soon_as_the_write_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, 'open', open_full, raising=False)
+    writer = BackgroundWriter()
+    assert writer.failure() is None
+    writer.submit(tmp_path / 'first.npz', BIG, {})
+    writer._thread.join()
+    assert 'No space left' in writer.failure()
+
+
 def test_a_shortage_of_memory_is_told_and_does_not_end_the_training(monkeypatch):
     def write(path, arrays, description):
         raise MemoryError

@@ -43,6 +43,17 @@ def broadcast_copies_parameters_and_persistents():
 
 
 @ranks_cases.case
+def broadcast_leaves_out_parameters_that_have_no_values_yet():
+    comm = communicators.create_communicator('naive')
+    model = chainer.Chain(known=chainer.links.Linear(2, 2), unknown=chainer.links.Linear(None, 2))
+    for link in (model.known, model.unknown):
+        link.b.array[...] = world.rank + 7
+    collectives.broadcast_model(comm, model)
+    assert model.unknown.W.array is None
+    assert (model.known.b.array == 7).all() and (model.unknown.b.array == 7).all()
+
+
+@ranks_cases.case
 def broadcast_keeps_names_shapes_dtypes_and_bytes():
     comm = communicators.create_communicator('naive')
     arrays = {'scalar': np.array(3, np.int64), 'empty': np.empty((0, 4), np.float32), 'text': np.array('αβ'),

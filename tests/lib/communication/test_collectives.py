@@ -128,6 +128,10 @@ def test_right_sums_of_known_values_are_taken(monkeypatch, size):
     check_sum_of(in_a_ring(given_to_check_sum(size)), size, monkeypatch)
 
 
+def test_every_rank_counts_in_every_element_of_the_known_values():
+    assert given_to_check_sum(3).all()
+
+
 def moved(values):
     return np.roll(values, 1)
 
@@ -168,6 +172,7 @@ def test_more_bytes_than_mpi_counts_are_broadcast_in_pieces(monkeypatch):
     sent = []
     mpi_comm = types.SimpleNamespace(bcast=lambda value: value, Bcast=lambda part: sent.append(part.copy()))
     comm = types.SimpleNamespace(rank=0, size=2, mpi_comm=mpi_comm)
+    assert collectives._MESSAGE_BYTES < 2 ** 31
     monkeypatch.setattr(collectives, '_MESSAGE_BYTES', 48)
     array = np.arange(40, dtype=np.float32)
     assert np.array_equal(collectives.broadcast_arrays(comm, {'a': array})['a'], array)

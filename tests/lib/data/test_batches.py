@@ -161,6 +161,15 @@ def test_next_epoch_s_order_is_there_before_its_first_batch_is_asked_for(monkeyp
     assert sorted(drawings.threads) == list(range(first_epoch, 5))  # and none that is not reached
 
 
+def test_run_that_ends_with_an_epoch_draws_none_beyond(monkeypatch, serial, images):
+    drawings = Drawings(monkeypatch)
+    collect(training(serial, images, batch=N, n_workers=1, local=1, stop=2))
+    for thread in threading.enumerate():
+        if thread.name.startswith('order of the next epoch'):
+            thread.join()
+    assert sorted(drawings.threads) == [0, 1]
+
+
 def test_batches_that_span_several_epochs_find_every_order(monkeypatch, serial, images):
     Drawings(monkeypatch)
     got = [labels.tolist() for _, labels in training(serial, images, batch=60, n_workers=2, local=1, stop=4)]

@@ -81,6 +81,7 @@ def wrapped(message, cause):
      '"gpu"')])
 def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, nccl, expected):
     monkeypatch.setattr(devices, 'cuda', cuda)
+    monkeypatch.setattr(devices.cudnn, 'version', lambda: 8907 if cuda.cudnn_enabled else None)
     monkeypatch.setattr(devices, '_nccl_available', lambda: nccl)
     assert devices.missing_for_gpus() == expected
     assert devices.choose_communicator() == 'naive'
@@ -93,6 +94,7 @@ def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, 
 @pytest.mark.parametrize('cuda', [fake_cuda(), fake_cuda(capability='120', cudnn_enabled=False)])
 def test_gpus_are_used_where_they_and_nccl_are(monkeypatch, cuda):
     monkeypatch.setattr(devices, 'cuda', cuda)
+    monkeypatch.setattr(devices.cudnn, 'version', lambda: 8907 if cuda.cudnn_enabled else None)
     monkeypatch.setattr(devices, '_nccl_available', lambda: True)
     assert devices.missing_for_gpus() is None
     assert devices.choose_communicator() == devices.choose_communicator('pure_nccl') == 'pure_nccl'

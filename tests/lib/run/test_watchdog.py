@@ -31,6 +31,20 @@ def test_a_stall_inside_c_code_that_keeps_the_interpreter_lock_ends_the_job(mpir
     assert 'in stand_still' in done.stderr
 
 
+def test_a_process_that_keeps_the_interpreter_lock_ends_by_itself():
+    program = '''
+import ctypes, faulthandler, threading, types
+from lib.run.watchdog import StallWatchdog
+armed, arm = threading.Event(), faulthandler.dump_traceback_later
+faulthandler.dump_traceback_later = lambda *when, **more: (arm(*when, **more), armed.set())
+StallWatchdog(types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1), 1)
+armed.wait()
+ctypes.PyDLL(None).pause()
+'''
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1 and done.stderr.startswith('Timeout (')
+
+
 def test_a_beating_job_outlives_its_timeout_and_stop_ends_the_watch():
     program = '''
 import time, types

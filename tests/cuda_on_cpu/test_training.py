@@ -175,7 +175,7 @@ def test_a_defect_in_a_kernel_or_in_what_a_convolution_is_given_shows(
 
 
 @pytest.mark.parametrize('variant, defect, message', [
-    (ONE[0], 'order', 'iteration 1 .*: sum over 2 processes of '),  # what NCCL has not added up by then is NaN
+    (ONE[0], 'order', 'iteration 1 .*: sum over 2 processes of '),  # not added up by then: NaN
     (ONE[0], 'count', 'iteration 1 .*: sum over 2 processes of '),
     (OWN, 'stream', r'iteration 1 .*: gradient of \S+ holds NaN'),  # as fresh memory does
     (OWN, 'stride', r'cudnnFindConvolutionBackwardDataAlgorithmEx: CUDNN_STATUS_BAD_PARAM \(cuDNN 92800\)')])

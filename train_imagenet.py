@@ -18,6 +18,7 @@ if __name__ == '__main__':
         signal.signal(number, lambda number, frame: os._exit(75))  # lib.errors.EXIT_STOPPED
 
 import contextlib
+import gc
 
 from lib import compiled, constants, errors, files, validation
 from lib.batch_statistics import BatchStatistics
@@ -209,6 +210,7 @@ def make_trainer(args, watchdog, updater, data, versions, network):
     # In the order in which they act after an iteration: what reports, the log, who reads it, the checkpoint.
     acting = [
         (extensions.RecipeSchedule(plan, optimizer), None),
+        (extensions.FiniteMeans(), checkpoint_due),
         (extensions.AveragedStatistics(statistics, comm, plan.recipe.bn_variance), checkpoint_due),
         (extensions.Validation(comm, lambda: validation.evaluate_share(
             plan, comm.rank, model, statistics, validation_batches)), epoch_end),
@@ -255,6 +257,7 @@ def begin(args, job, trainer, found, vectors):
 
 def run(job, trainer, out, network):
     """Train to the end, or until asked to stop; return the exit status."""
+    gc.freeze()  # what there is now stays: an iteration's garbage is collected without a look at it
     trainer.run(show_loop_exception_msg=False)
     updater, plan = trainer.updater, trainer.updater.plan
     if updater.stopping and updater.iteration < plan.iterations:

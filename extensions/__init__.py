@@ -4,6 +4,7 @@ import lib  # noqa: F401  (makes Chainer importable)
 
 from extensions.averaged_statistics import AveragedStatistics
 from extensions.checkpointing import Checkpointing
+from extensions.finite_means import FiniteMeans
 from extensions.heartbeat import Heartbeat
 from extensions.iteration_times import IterationTimes
 from extensions.job_log import JobLog
@@ -14,5 +15,6 @@ from extensions.tensorboard import TensorBoard
 from extensions.triggers import CheckpointDue, EpochEnd, RunEnd
 from extensions.validation import Validation
 
-__all__ = ['AveragedStatistics', 'CheckpointDue', 'Checkpointing', 'EpochEnd', 'Heartbeat', 'IterationTimes',
-           'JobLog', 'Plots', 'RecipeSchedule', 'RunEnd', 'SkippedImages', 'TensorBoard', 'Validation']
+__all__ = ['AveragedStatistics', 'CheckpointDue', 'Checkpointing', 'EpochEnd', 'FiniteMeans', 'Heartbeat',
+           'IterationTimes', 'JobLog', 'Plots', 'RecipeSchedule', 'RunEnd', 'SkippedImages', 'TensorBoard',
+           'Validation']

@@ -17,7 +17,7 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import constants, errors  # noqa: E402
+from lib import constants, errors, flat  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.communication import (  # noqa: E402
     collectives,
@@ -63,14 +63,17 @@ def check_update(device, comm):
     for hyperparameters in ({}, {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.3, 'weight_decay': 1e-4},
                             {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.0}):
         links = []
-        for place in (chainer.get_device('@numpy'), device):
+        for place, laid_flat in ((chainer.get_device('@numpy'), False), (device, False), (device, True)):
             link = parameters([theta.astype(np.float32)], place)
             optimizer = RMSpropWarmup(0.1, **hyperparameters).setup(link)
+            if laid_flat:
+                optimizer.lay_flat(flat.Guard())
             for grad in grads:
                 link.p0.grad = place.send(grad.astype(np.float32))
                 optimizer.update()
             links.append(link)
-        close(links[1].p0.array, links[0].p0.array, 1e-4)
+        for link in links[1:]:
+            close(link.p0.array, links[0].p0.array, 1e-4)
 
 
 def check_normalization(device, comm):
@@ -145,9 +148,9 @@ def _exchanged(device, comm, gradients):
 CHECKS = check_update, check_normalization, check_statistics, check_exchange
 
 
-def train(device, comm, arch, insize, iterations):
-    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
-    args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize)])
+def make_updater(device, comm, arch, insize, *options):
+    """Make what trains a network on a synthetic minibatch, the same in every iteration."""
+    args = arguments.parse(['--synthetic', '--arch', arch, '--insize', str(insize), *options])
     model = train_imagenet.make_model(args, constants.IMAGENET_CLASSES)
     plan = train_imagenet.make_plan(args, constants.IMAGENET_TRAIN, constants.IMAGENET_VAL, model, comm.size)
     collectives.broadcast_model(comm, model)
@@ -157,9 +160,16 @@ def train(device, comm, arch, insize, iterations):
     rng = np.random.default_rng(4)
     batch = (rng.integers(0, 256, (plan.batch, insize, insize, 3), np.uint8),
              rng.integers(0, plan.n_class, plan.batch).astype(np.int32))
-    timer = timing.Timer(device.xp is not np)
-    updater = WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch), BatchStatistics(model),
-                            timer, types.SimpleNamespace(received=None, iteration_done=lambda: None))
+    return WorkerUpdater(plan, model, optimizer, comm, itertools.repeat(batch),
+                         BatchStatistics(model, len(plan.workers_of(comm.rank))),
+                         timing.Timer(device.xp is not np),
+                         types.SimpleNamespace(received=None, iteration_done=lambda: None))
+
+
+def train(device, comm, arch, insize, iterations):
+    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
+    updater = make_updater(device, comm, arch, insize)
+    timer, optimizer = updater.timer, updater.get_optimizer('main')
     for _ in range(WARM_UP):
         updater.update()
     timer.collect()
@@ -170,7 +180,7 @@ def train(device, comm, arch, insize, iterations):
         with timer('update'):
             optimizer.update()
     spans['update'] = timer.collect()['update']
-    return plan, model, {name: statistics.median(seconds) for name, seconds in spans.items()}
+    return updater.plan, updater.model, {name: statistics.median(seconds) for name, seconds in spans.items()}
 
 
 def copy_bandwidth():

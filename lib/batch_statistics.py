@@ -46,11 +46,13 @@ class BatchStatistics:
         xp = model.device.xp
         row = xp.concatenate([array.astype(np.float32) for array in arrays] or [xp.empty(0, np.float32)])
         self._rows = xp.stack([row] * virtual_workers)
+        self._row_of = list(self._rows)  # views, by worker
+        self._bound = None
         self.select(0)
 
     def select(self, k):
         """Let the model normalize with, and update, this process's worker ``k``."""
-        self._bind(self._rows[k])
+        self._bind(self._row_of[k])
 
     @contextlib.contextmanager
     def using(self, k):
@@ -82,6 +84,8 @@ class BatchStatistics:
         self._rows[...] = backend.get_array_module(self._rows).asarray(rows, np.float32)
 
     def _bind(self, row):
+        if row is self._bound:  # as a process that plays one worker finds it in most iterations
+            return
         self._bound = row
         offset = 0
         for name in ('avg_mean', 'avg_var'):

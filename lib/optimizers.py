@@ -6,7 +6,7 @@ correction of Goyal et al. (section 3): a new learning rate does not rescale the
 
 import functools
 
-from lib import constants
+from lib import constants, flat
 from lib.compiled import loops
 
 import chainer.links as L
@@ -195,6 +195,35 @@ class RMSpropWarmup(optimizer.GradientMethod):
 
     def create_update_rule(self):
         return RMSpropWarmupRule(self.hyperparam)
+
+    def setup(self, link):
+        self._flat = None
+        return super().setup(link)
+
+    def lay_flat(self, guard):
+        """Lay parameters and state end to end on their GPU, to be updated in one launch.
+
+        To be called after ``setup`` and all that gives parameters a dtype, or a weight decay, of their own.
+        :meth:`update` is the same then, but for the hooks of update rules, which are not called.
+
+        Args:
+            guard (lib.flat.Guard): Once it has seen a fault, nothing is changed any more.
+
+        Raises:
+            ValueError: If one parameter cannot be updated like the others.
+        """
+        named = [(name, param) for name, param in sorted(self.target.namedparams())
+                 if param.update_rule is not None]
+        self._flat = flat.State(named, UPDATE_KERNEL[2], guard.failed_at)
+
+    def update(self, lossfun=None, *args, **kwds):
+        if self._flat is None or lossfun is not None:
+            super().update(lossfun, *args, **kwds)
+            return
+        self.call_hooks('pre')
+        self.t += 1
+        self._flat.update(_scalars(np.dtype(np.float32), **self.hyperparam.get_dict()))
+        self.call_hooks('post')
 
 
 def exempt_from_weight_decay(model):

@@ -4,6 +4,7 @@ import collections
 
 from lib.communication import collectives
 from lib.data import normalization
+from lib.data.upload import Upload
 from lib.errors import TrainingFault, UserError
 
 import chainer
@@ -37,10 +38,14 @@ class WorkerUpdater(chainer.training.Updater):
         self.stopping = False
         self._optimizer = optimizer
         self._batches = batches
+        self._upload = Upload(model.device)
         self.statistics = statistics
         self._stop_request = stop_request
         self._workers = len(plan.workers_of(comm.rank))
         self._params = stages.parameters(model)
+        self._exchanged = None  # the iteration whose gradients were exchanged last
+        if comm.guard is not None:
+            optimizer.lay_flat(comm.guard)
         # By the stage after which it is complete.
         self._parts = {part[-1]: [param for stage in part for param in self._params[stage]]
                        for part in plan.parts}
@@ -77,7 +82,9 @@ class WorkerUpdater(chainer.training.Updater):
 
         Raises:
             UserError: On every process, if the data of one cannot be read.
-            TrainingFault: On every process, before the update, if the mean gradient is not finite.
+            TrainingFault: On every process, if the mean gradient is not finite: on a CPU before the update;
+                on a GPU, which then changes no parameter any more, in a later iteration, once the host of
+                one process has learned of it, or by :meth:`confirm`.
         """
         with self.timer('iteration'):
             losses, corrects, sums, backward, error = [], [], {}, (), None
@@ -92,35 +99,49 @@ class WorkerUpdater(chainer.training.Updater):
                 error = raised
             # Waiting for the slowest process is part of communication, as it is inside an all-reduce.
             with self.timer('agree'):
-                failed, self.stopping = collectives.agree(
-                    self.comm, error is not None, self._stop_request.received is not None)
+                failed, self.stopping, broken = collectives.agree(
+                    self.comm, error is not None, self._stop_request.received is not None,
+                    self.comm.is_known_to_have_failed())
                 if failed:
                     collectives.raise_together(self.comm.mpi_comm, error)
+            if broken:
+                self.confirm()
             self._exchange_during(backward)
-            if not self.comm.gradient_is_finite():
-                # Before the first update the learning rate has done nothing.
-                suspect = 'the learning rate may be too high (--eta-scale); ' if self.iteration else ''
-                raise TrainingFault(f'iteration {self.iteration + 1} ({self.plan.moment(self.iteration)}): '
-                                    f'{suspect}{self.comm.explain_non_finite()}')
+            self._exchanged = self.iteration
+            if self.comm.guard is None:
+                self.confirm()
             self._optimizer.update()
         self.iteration += 1
         self._stop_request.iteration_done()
         chainer.report({'main/loss': sum(losses) / self._workers,
                         'main/accuracy': sum(corrects) / (self._workers * self.plan.batch)})
 
+    def confirm(self):
+        """Make sure that all mean gradients so far were finite; on a GPU, wait until it has computed them.
+
+        Raises:
+            TrainingFault: On every process, if one was not: which, and why.
+        """
+        if self.comm.gradient_is_finite():
+            return
+        why = self.comm.explain_non_finite()
+        iteration = self._exchanged - self.comm.since_fault
+        # Before the first update the learning rate has done nothing.
+        suspect = 'the learning rate may be too high (--eta-scale); ' if iteration else ''
+        raise TrainingFault(f'iteration {iteration + 1} ({self.plan.moment(iteration)}): {suspect}{why}')
+
     def _forward(self, k):
         """Compute the loss of this process's worker ``k``, how many answers are right, and the cuts."""
-        device = self.model.device
         with self.timer('data'):
-            images, labels = next(self._batches)
-        x = normalization.normalize(device.send(images), chainer.get_dtype(map_mixed16='float16'))
-        t = device.send(labels)
+            batch = next(self._batches)
+        images, t = self._upload.send(*batch)
+        x = normalization.normalize(images, chainer.get_dtype(map_mixed16='float16'))
         self.statistics.select(k)
         y, cuts = stages.forward(self.model, x)
         y = F.cast(y, 'float32')
         loss = F.softmax_cross_entropy(y, t)
         # 0 * loss is NaN unless the loss is finite, and spoils the gradient, which all ranks check.
-        loss.grad = device.xp.asarray(0 * loss.array + np.float32(self.plan.loss_scale))
+        loss.grad = self.model.xp.asarray(0 * loss.array + np.float32(self.plan.loss_scale))
         return loss, (y.array.argmax(axis=1) == t).sum(), cuts
 
     def _backward(self, loss, cuts, sums):

@@ -281,11 +281,12 @@ def test_extensions_act_in_the_order_in_which_they_need_each_other(tmp_path):
                                     get_optimizer=lambda name: optimizer, get_all_optimizers=dict,
                                     connect_trainer=lambda trainer: None)
     trainer = train_imagenet.make_trainer(args, object(), updater, types.SimpleNamespace(skipped=[]), {}, {})
-    names = ['RecipeSchedule', 'AveragedStatistics', 'Validation', 'SkippedImages', 'IterationTimes',
-             'LogReport', 'Heartbeat', 'Table', 'Plots', 'Checkpointing']
+    names = ['RecipeSchedule', 'FiniteMeans', 'AveragedStatistics', 'Validation', 'SkippedImages',
+             'IterationTimes', 'LogReport', 'Heartbeat', 'Table', 'Plots', 'Checkpointing']
     priority = {name: entry.priority for name, entry in trainer._extensions.items()}
     assert [name for name in sorted(priority, key=priority.get, reverse=True) if name in names] == names
     assert trainer.get_extension('AveragedStatistics')._variance == 'pooled'
+    assert trainer._extensions['FiniteMeans'].trigger is trainer._extensions['Checkpointing'].trigger
 
 
 def test_optimizer_is_the_papers_with_goyals_weight_decay():

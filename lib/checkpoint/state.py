@@ -22,7 +22,27 @@ def flatten(model, optimizer):
         dict of str to numpy.ndarray: Scalars as 0-d arrays.
     """
     values = {**model_values(model, 'model/'), **_optimizer_values(optimizer)}
-    return {name: to_host(value) for name, value in values.items()}
+    return {name: to_host(value) for name, value in _in_few_copies(values).items()}
+
+
+def _in_few_copies(values):
+    """Copy arrays of a GPU into pinned memory, those that lie in one block of its memory all at once."""
+    on_gpu = {name: value for name, value in values.items()
+              if isinstance(value, cuda.ndarray) and value.flags.c_contiguous}
+    if not on_gpu:
+        return values
+    import cupyx
+    stream = cuda.cupy.cuda.get_current_stream()
+    copies = {}
+    for value in on_gpu.values():
+        block = value.data.mem
+        if block.ptr not in copies:
+            copies[block.ptr] = copy = cupyx.empty_pinned(block.size, np.uint8)
+            cuda.cupy.cuda.MemoryPointer(block, 0).copy_to_host_async(copy.ctypes.data, copy.nbytes, stream)
+    stream.synchronize()
+    return {**values, **{
+        name: np.ndarray(value.shape, value.dtype, copies[value.data.mem.ptr],
+                         value.data.ptr - value.data.mem.ptr) for name, value in on_gpu.items()}}
 
 
 def restore(arrays, model, optimizer):

@@ -3,7 +3,7 @@
 On the CPU in float32, in the order of the ranks, rounded once. Each process adds one chunk of all payloads
 (:func:`lib.communication.wire.sum_payloads`) and has the other chunks from the others. Processes on one host
 read each other's payloads where they lie, in shared memory; others send them in one all-to-all, and the sums
-in one all-gather. Both give the same bits. On GPUs NCCL adds, in the wire's dtype.
+in one all-gather. Both give the same bits.
 
 In shared memory long payloads take several turns, so that what is packed, added and unpacked in a turn is
 still in the cache. Between hosts they go in one: a sum is a generator, which yields the MPI requests that
@@ -14,10 +14,8 @@ import mmap
 import os
 
 from lib.communication import wire
-from lib.communication.collectives import sum_over_processes
 
 import numpy as np
-from chainer.backends import cuda
 
 # Elements per turn in shared memory.
 _TURN = 1 << 19
@@ -112,23 +110,6 @@ class AllToAllSum:
             yield self._mpi_comm.Ialltoall(_as_mpi(sent), _as_mpi(received))
             wire.sum_payloads(received.reshape(size, chunk), total)
             yield self._mpi_comm.Iallgather(_as_mpi(total), _as_mpi(sent))
-        return self._payload[:n]
-
-
-class NcclSum:
-    """Adds up payloads on GPUs, in one turn and in their own dtype, by NCCL on the current stream."""
-
-    def __init__(self, comm, size, dtype):
-        self.capacity = max(size, 1)
-        self._comm = comm
-        self._payload = cuda.cupy.empty(size, dtype)
-
-    def payload(self, n):
-        return self._payload[:n]
-
-    def sum(self, n):
-        yield from ()
-        sum_over_processes(self._comm, self._payload)
         return self._payload[:n]
 
 

@@ -129,12 +129,13 @@ def agree(comm, *flags):
     return tuple(agreed.astype(bool).tolist())
 
 
-def sum_over_processes(comm, values):
-    """Add ``values`` up over all processes, in place, in their own dtype, in one all-reduce.
+def sum_over_processes(comm, values, out=None):
+    """Add ``values`` up over all processes, in their own dtype, in one all-reduce.
 
     Args:
         comm: ChainerMN communicator.
         values: Contiguous float array: NumPy through MPI, or CuPy through NCCL on the current stream.
+        out: Array of CuPy for the sums; None puts them in place of the values.
     """
     if isinstance(values, np.ndarray):
         if comm.size > 1:
@@ -144,9 +145,9 @@ def sum_over_processes(comm, values):
         from chainermn import nccl
         from chainermn.communicators._communication_utility import _get_nccl_type_id
         comm._init_comms()
-        pointer, dtype = values.data.ptr, _get_nccl_type_id(values.dtype)
-        comm.nccl_comm.allReduce(pointer, pointer, values.size, dtype, nccl.NCCL_SUM,
-                                 cuda.cupy.cuda.get_current_stream().ptr)
+        out = values if out is None else out
+        comm.nccl_comm.allReduce(values.data.ptr, out.data.ptr, values.size, _get_nccl_type_id(values.dtype),
+                                 nccl.NCCL_SUM, cuda.cupy.cuda.get_current_stream().ptr)
 
 
 def check_sum(comm, xp):

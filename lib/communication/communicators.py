@@ -12,9 +12,12 @@ processes that load data must have been started by then.
 
 import collections
 import contextlib
+import functools
 import os
 
+from lib import flat
 from lib.communication import allreduce, launcher, layout, non_finite, wire
+from lib.communication.collectives import sum_over_processes
 from lib.errors import UserError
 
 import chainer
@@ -107,17 +110,19 @@ class MeanGradient:
         comm.finish_mean_grad()
 
     After the exchange every ``param.grad`` is a view of its part's flat float32 buffer, which the next
-    exchange overwrites. That holds for float16 parameters too (``mixed16``): in float16 the unscaled mean
-    would lose what the loss scale has saved, before ``use_fp32_update`` casts it to float32.
+    exchange overwrites; on a GPU it is asked for, and the host goes on. That holds for float16 parameters too
+    (``mixed16``): in float16 the unscaled mean would lose what the loss scale has saved, before
+    ``use_fp32_update`` casts it to float32.
     """
+
+    guard = None  # on GPUs a lib.flat.Guard
+    since_fault = 0  # exchanges after the one that was not finite
 
     def __init__(self, mpi_comm, wire_dtype='float16', loss_scale=1.0, virtual_workers=1):
         super().__init__(mpi_comm)
         self.wire_dtype = np.dtype(wire_dtype)
         self.loss_scale = float(loss_scale)
         self.virtual_workers = virtual_workers
-        self._exchange = None  # takes payloads and gives their sum, in turns
-        self._size = -1        # elements that it was made for
         self._parts = {}       # by names and sizes of their parameters
         self._started = []     # parts under way
         self._finished = []    # parts of the last exchange
@@ -148,76 +153,45 @@ class MeanGradient:
         params = sorted(params, key=lambda item: item[0])
         layout_ = tuple((name, param.size) for name, param in params)
         if layout_ not in self._parts:
-            self._parts[layout_] = _Part(params)
+            self._parts[layout_] = self._make_part(params)
         part = self._parts[layout_]
         part.load(params, timing)
-        if part.mean.size > self._size:
-            self._size = part.mean.size
-            self._exchange = self._join(self._size)
         self._started.append(part)
-        self._start(part, self._steps(part, self._exchange))
+        self._start(part)
 
     def finish_mean_grad(self, zero_fill=False):
-        """Wait for the means of all parts that were started, and put them in place of the gradients."""
+        """Put the means of all parts that were started in place of the gradients."""
         self._wait()
         self._finished, self._started = self._started, []
         for part in self._finished:
             part.unload(zero_fill)
 
-    def _steps(self, part, exchange):
-        """Exchange a part; yields MPI requests, which have to complete before it goes on."""
-        flat = [None if gradient is None else gradient.reshape(-1) for gradient in part.local]
-        with part.timing:
-            for turn, pieces in layout.turns(part.sizes, exchange.capacity):
-                length = turn.stop - turn.start
-                payload = exchange.payload(length)
-                for index, piece, place in pieces:
-                    if flat[index] is None:
-                        payload[place] = 0
-                    else:
-                        self._pack(flat[index][piece], payload[place])
-                total = yield from exchange.sum(length)
-                part.finite.append(self._unpack(total, part.mean[turn]))
-
-    def gradient_is_finite(self):
-        """Tell whether the last exchange's mean is finite everywhere: the same answer on every process."""
-        # On a GPU, here the host waits for the device.
-        finite = all(bool(finite) for part in self._finished for finite in part.finite)
-        if finite:
-            for part in self._finished:
-                part.local = []  # nothing to explain: free it before the next backward
-        return finite
-
     def explain_non_finite(self):
-        """Say where the last exchange's mean became NaN or infinite, as ``non_finite.explain`` does.
+        """Say where the mean became NaN or infinite, as ``non_finite.explain`` does.
 
         Called by every process, after ``gradient_is_finite`` has said no.
         """
-        rows = sorted((row for part in self._finished for row in part.rows()), key=lambda row: row[0])
+        rows = sorted((row for part in self._finished for row in self._rows(part)), key=lambda row: row[0])
         return non_finite.explain(self, *map(list, zip(*rows)))
 
 
 class _Part:
-    """Parameters whose gradients travel together."""
+    """Parameters whose gradients travel together; ``spans`` are their places in its mean."""
 
-    def __init__(self, params):
+    def __init__(self, params, spans, mean):
+        self.names = [name for name, _ in params]
         self.sizes = tuple(param.size for _, param in params)
-        xp = cuda.get_array_module(*(param.array for _, param in params))
-        self.mean = xp.empty(sum(self.sizes), np.float32)  # of which gradients are views
+        self.mean = mean
+        self.means = [mean[span].reshape(param.shape) for span, (_, param) in zip(spans, params)]
 
     def load(self, params, timing):
-        self.params = params
+        self.params = [param for _, param in params]
         self.timing = timing
-        self.local = [param.grad for _, param in params]  # before the exchange, for explain_non_finite
-        self.finite = []  # whether each turn's mean is: bool, on a GPU an array
-
-    def rows(self):
-        """Name, gradient before the exchange and mean of each parameter."""
-        for (name, param), gradient, span in zip(self.params, self.local, layout.spans(self.sizes)):
-            yield name, gradient, self.mean[span].reshape(param.shape)
+        self.local = [param.grad for param in self.params]  # before the exchange
+        self.finite = []  # on the CPU whether each turn's mean is
 
     def unload(self, zero_fill):
-        for (_, param), (_, gradient, mean) in zip(self.params, self.rows()):
+        for param, gradient, mean in zip(self.params, self.local, self.means):
             if gradient is not None or zero_fill:
                 # The public setter refuses float32 gradients of float16 parameters.
                 param._set_grad_without_check(mean)
@@ -233,6 +207,8 @@ class _MpiMeanGradient(MeanGradient):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
+        self._exchange = None  # takes payloads and gives their sum, in turns
+        self._size = -1        # elements that it was made for
         self._waiting = collections.deque()  # parts, each as the rest of its steps
         self._request = None                 # for which the first of them waits
 
@@ -253,18 +229,50 @@ class _MpiMeanGradient(MeanGradient):
             if self._request is None:
                 self._waiting.popleft()
 
-    def _start(self, part, steps):
-        self._waiting.append(steps)
+    def _make_part(self, params):
+        spans = layout.spans([param.size for _, param in params])
+        return _Part(params, spans, np.empty(spans[-1].stop if spans else 0, np.float32))
+
+    def _start(self, part):
+        if part.mean.size > self._size:
+            self._size = part.mean.size
+            self._exchange = allreduce.join(self.mpi_comm, self._size, self.wire_dtype)
+        self._waiting.append(self._steps(part, self._exchange))
         self._progress()
 
-    def _join(self, size):
-        return allreduce.join(self.mpi_comm, size, self.wire_dtype)
+    def _steps(self, part, exchange):
+        """Exchange a part; yields MPI requests, which have to complete before it goes on."""
+        gradients = [None if gradient is None else gradient.reshape(-1) for gradient in part.local]
+        with part.timing:
+            for turn, pieces in layout.turns(part.sizes, exchange.capacity):
+                length = turn.stop - turn.start
+                payload = exchange.payload(length)
+                for index, piece, place in pieces:
+                    if gradients[index] is None:
+                        payload[place] = 0
+                    else:
+                        wire.to_wire(gradients[index][piece], payload[place], self.virtual_workers)
+                total = yield from exchange.sum(length)
+                part.finite.append(wire.from_wire(total, self.size * self.loss_scale, part.mean[turn]))
 
-    def _pack(self, gradient, payload):
-        wire.to_wire(gradient, payload, self.virtual_workers)
+    def is_known_to_have_failed(self):
+        """Whether this process has learned of a mean that is not finite, without being asked to wait."""
+        return False
 
-    def _unpack(self, total, mean):
-        return wire.from_wire(total, self.size * self.loss_scale, mean)
+    def gradient_is_finite(self):
+        """Tell whether the last exchange's mean is finite everywhere: the same answer on every process."""
+        finite = all(turn for part in self._finished for turn in part.finite)
+        if finite:
+            for part in self._finished:
+                part.local = []  # nothing to explain: free it before the next backward
+        return finite
+
+    def _rows(self, part):
+        """Name, largest gradient over K, ``value(offset)`` of a gradient over K, and mean, of each."""
+        for name, gradient, mean in zip(part.names, part.local, part.means):
+            values = np.zeros_like(mean) if gradient is None else gradient
+            yield (name, float(np.abs(values).max(initial=0)) / self.virtual_workers,
+                   lambda offset, values=values: float(values.flat[offset]) / self.virtual_workers, mean)
 
 
 class _AfterEachFunction(chainer.FunctionHook):
@@ -280,35 +288,68 @@ class _AfterEachFunction(chainer.FunctionHook):
 
 
 class _NcclMeanGradient(MeanGradient):
-    """On GPUs: NCCL, on a stream of its own, which events order. NCCL adds in the wire's dtype."""
+    """On GPUs: NCCL, on a stream of its own, which events order. NCCL adds in the wire's dtype.
+
+    The host asks for everything and waits for nothing: :mod:`lib.flat`.
+    """
 
     _stream = None  # made when this process is bound to its GPU
+    _number = 1     # of the exchange under way
+
+    @functools.cached_property
+    def guard(self):
+        return flat.Guard()
 
     def in_background(self):
         """A context in which nothing is to be done: NCCL needs no help."""
         return contextlib.nullcontext()
 
-    def _start(self, part, steps):
+    def _make_part(self, params):
+        payload = flat.Payload([param.size for _, param in params], self.wire_dtype, self.guard)
+        mean = cuda.cupy.empty(payload.places.size, np.float32)
+        part = _Part(params, payload.places.spans, mean)
+        part.payload, part.total = payload, cuda.cupy.empty_like(payload.array)
+        return part
+
+    def _start(self, part):
         if self._stream is None:
             self._stream = cuda.cupy.cuda.Stream(non_blocking=True)
         # By then these gradients are there, and the last mean has been used.
         self._stream.wait_event(cuda.cupy.cuda.get_current_stream().record())
-        with self._stream:
-            collections.deque(steps, maxlen=0)
+        with self._stream, part.timing:
+            part.payload.pack(part.local, self.virtual_workers, self._number)
+            sum_over_processes(self, part.payload.array, part.total)
+            cuda.elementwise(*wire.MEAN_KERNEL)(
+                part.total, np.float32(self.size * self.loss_scale), np.int32(self._number), part.mean,
+                self.guard.failed_at)
 
     def _wait(self):
         cuda.cupy.cuda.get_current_stream().wait_event(self._stream.record())
 
-    def _join(self, size):
-        return allreduce.NcclSum(self, size, self.wire_dtype)
+    def finish_mean_grad(self, zero_fill=False):
+        super().finish_mean_grad(zero_fill)
+        for part in self._finished:
+            part.local = []  # what reuses their memory comes behind the exchange
+        self.guard.publish()
+        self._number += 1
 
-    def _pack(self, gradient, payload):
-        cuda.elementwise(*wire.PACK_KERNEL)(gradient, np.float32(self.virtual_workers), payload)
+    def is_known_to_have_failed(self):
+        return self.guard.is_known_to_have_failed()
 
-    def _unpack(self, total, mean):
-        finite = cuda.cupy.ones((), bool)  # read when it is asked for, not to wait for the device here
-        cuda.elementwise(*wire.MEAN_KERNEL)(total, np.float32(self.size * self.loss_scale), mean, finite)
-        return finite
+    def gradient_is_finite(self):
+        """Tell whether all means were finite so far: the same answer on every process. Waits for the GPU."""
+        failed_at = self.guard.wait()
+        if failed_at == flat.NEVER:
+            return True
+        self.since_fault = self._number - 1 - failed_at
+        self.guard.forget()
+        return False
+
+    def _rows(self, part):
+        payload = cuda.to_cpu(part.payload.array)
+        not_held = part.payload.not_held(self._number - 1 - self.since_fault).tolist()
+        for name, largest, span, mean in zip(part.names, not_held, part.payload.places.spans, part.means):
+            yield name, largest, lambda offset, sent=payload[span]: float(sent[offset]), mean
 
 
 def _params(model):

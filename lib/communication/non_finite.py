@@ -6,13 +6,15 @@ import numpy as np
 from chainer.backends import cuda
 
 
-def explain(comm, names, gradients, means):
+def explain(comm, names, largest, values, means):
     """Say where an exchange's mean became NaN or infinite. Called by every process.
 
     Args:
         comm (lib.communication.communicators.MeanGradient): What exchanged them.
         names (list of str): The parameters' names, in order.
-        gradients (list): This process's gradients before the exchange, arrays or None.
+        largest (list of float): Largest magnitude of each of this process's gradients before the exchange,
+            divided by K, NaN above all; 0 may stand for what the wire can hold.
+        values (list of callable): ``values[i](offset)`` is an element of gradient i, divided by K.
         means (list): What the exchange gave, float32 arrays.
 
     Returns:
@@ -20,8 +22,7 @@ def explain(comm, names, gradients, means):
         names) whose gradient was not finite before the exchange; or the one that the wire's dtype could
         not hold; or the element whose sum it could not hold, and what to do.
     """
-    gradients = [None if gradient is None else cuda.to_cpu(gradient) for gradient in gradients]
-    faults = comm.mpi_comm.allgather(_find_fault(gradients, comm.wire_dtype, comm.virtual_workers))
+    faults = comm.mpi_comm.allgather(_find_fault(largest, comm.wire_dtype))
     faults = {rank: fault for rank, fault in enumerate(faults) if fault}
     broken = {rank: fault for rank, fault in faults.items() if fault[0] == 'local'}
     if broken:
@@ -31,13 +32,12 @@ def explain(comm, names, gradients, means):
     if comm.wire_dtype == np.float16:
         remedy += ', or --allreduce-grad-dtype float32'
     if faults:
-        rank, (_, index, largest) = min(faults.items(), key=lambda item: item[1][1])
+        rank, (_, index, value) = min(faults.items(), key=lambda item: item[1][1])
         return (f'gradient of {names[index]} overflows {comm.wire_dtype} on the wire, on rank {rank}: '
-                f'largest |g| {largest:.6g}, {remedy}')
+                f'largest |g| {value:.6g}, {remedy}')
     index, offset = next((index, int(elements[0])) for index, mean in enumerate(means)
                          if len(elements := np.flatnonzero(~np.isfinite(cuda.to_cpu(mean)))))
-    value = 0.0 if gradients[index] is None else float(gradients[index].flat[offset]) / comm.virtual_workers
-    total = sum(comm.mpi_comm.allgather(value))
+    total = sum(comm.mpi_comm.allgather(values[index](offset)))
     return (f'sum over {comm.size} processes of element {offset} of the gradient of {names[index]} '
             f'overflows {comm.wire_dtype}: {total:.6g}, {remedy}')
 
@@ -50,17 +50,15 @@ def _explain_local(names, broken):
             + (f' (another parameter\'s on rank {_listed(others)})' if others else ''))
 
 
-def _find_fault(gradients, wire_dtype, virtual_workers):
+def _find_fault(largest, wire_dtype):
     """Find the first fault of one process's gradients: ``(kind, index of the parameter, what)`` or None."""
-    for index, gradient in enumerate(gradients):
-        if gradient is not None and not np.isfinite(gradient).all():
-            return 'local', index, 'NaN' if np.isnan(gradient).any() else 'infinity'
-    for index, gradient in enumerate(gradients):
-        if gradient is not None:
-            payload = np.empty(gradient.size, wire_dtype)
-            wire.to_wire(gradient, payload, virtual_workers)
-            if not np.isfinite(payload).all():
-                return 'wire', index, float(np.abs(gradient).max()) / virtual_workers
+    for index, value in enumerate(largest):
+        if not np.isfinite(value):
+            return 'local', index, 'NaN' if np.isnan(value) else 'infinity'
+    payload = np.empty(len(largest), wire_dtype)
+    wire.to_wire(np.array(largest, np.float32), payload)
+    for index in np.flatnonzero(~np.isfinite(payload)).tolist():
+        return 'wire', index, largest[index]
     return None
 
 

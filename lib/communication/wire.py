@@ -26,11 +26,12 @@ from lib.compiled import loops
 
 import numpy as np
 
-# On GPUs the same arithmetic; ChainerMN's own kernels do not compile with CuPy 14.
-PACK_KERNEL = ('T gradient, float32 virtual_workers', 'W payload',
-               'payload = (float)gradient / virtual_workers', 'gradient_to_wire')
-MEAN_KERNEL = ('W total, float32 divisor', 'float32 mean, raw bool finite',
-               'mean = (float)total / divisor; if (!isfinite(mean)) finite[0] = false;', 'mean_from_wire')
+# On GPUs the same arithmetic (and lib/flat.py packs); ChainerMN's own kernels do not compile with CuPy 14.
+# ``failed_at``: number of the first exchange whose mean was not finite.
+MEAN_KERNEL = ('W total, float32 divisor, int32 exchange', 'float32 mean, raw int32 failed_at',
+               '''mean = (float)total / divisor;
+                  if (!isfinite(mean) && exchange < failed_at[0]) failed_at[0] = exchange;''',
+               'mean_from_wire')
 
 # Elements that NumPy adds and rounds at a time, so that temporaries stay in the cache.
 _BLOCK = 1 << 15

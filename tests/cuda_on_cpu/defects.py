@@ -14,13 +14,13 @@ from cupy.cuda import nccl  # noqa: E402
 
 def kernel():
     """The update divides by the second moment instead of its square root."""
-    true_kernel = cupy.ElementwiseKernel
+    true_kernel = cupy.RawKernel
 
-    def planted(in_params, out_params, operation, name, *more, **options):
-        if 'rmsprop' in name:
-            operation = operation.replace('sqrt(', '(')
-        return true_kernel(in_params, out_params, operation, name, *more, **options)
-    cupy.ElementwiseKernel = planted
+    def planted(source, name, *more, **options):
+        if name == 'update':
+            source = source.replace('sqrt(', '(')
+        return true_kernel(source, name, *more, **options)
+    cupy.RawKernel = planted
 
 
 def order():

@@ -37,6 +37,7 @@ FAULTS = {
                     [['SIGTERM', 1, 7]]),
         'moved 3': ([*CASES['float32'][1], '--resume', 'auto'], []),
         'nan': (['--checkpoint-interval', '1'], [['nan_loss', 1, 3]]),
+        'nan at the end of an epoch': ([], [['nan_loss', 1, 5]]),
         'overflow': (['--loss-scale', '1e9'], []),
     },
     4: {'overflow of the sum': (['--loss-scale', '200000', '-B', '4'], [])},
@@ -116,6 +117,14 @@ def test_nan_ends_every_rank_before_the_update_and_names_parameter_and_rank(ende
     assert iteration == 2 and all(np.isfinite(array).all() for array in arrays.values())
 
 
+def test_an_epoch_that_ends_with_nan_has_no_validation_no_row_and_no_checkpoint(ended):
+    folder, done = ended(ONE[0], 2)
+    name = 'nan at the end of an epoch'
+    assert done.statuses[name] == [1, 1]
+    assert re.search(r'iteration 5 .*gradient of \S+ holds NaN before the exchange, on rank 1\n', done.err)
+    assert not (folder / name / 'log').exists() and not (folder / name / 'checkpoint').exists()
+
+
 def test_overflow_of_the_wire_is_named(ended):
     _, done = ended(ONE[0], 2)
     assert done.statuses['overflow'] == [1, 1]
@@ -157,20 +166,21 @@ def with_defect(mpirun, environment, small_data, tmp_path):
     return with_defect
 
 
-@pytest.mark.parametrize('variant, defect', [
-    (ONE[0], 'kernel'), (ONE[0], 'order'), (ONE[0], 'count'), (OWN, 'operands')])
-def test_a_defect_in_a_kernel_the_order_of_streams_or_a_call_of_nccl_or_cudnn_shows(
+@pytest.mark.parametrize('variant, defect', [(ONE[0], 'kernel'), (OWN, 'operands')])
+def test_a_defect_in_a_kernel_or_in_what_a_convolution_is_given_shows(
         ended, with_defect, tmp_path, variant, defect):
     with_defect(variant, defect)
     folder, _ = ended(None, 2)
     assert largest_difference(weights(tmp_path, defect), weights(folder, 'float32')) > 10 * FLOAT32
 
 
-@pytest.mark.parametrize('defect, message', [
-    ('stream', r'iteration 1 .*: gradient of \S+ holds NaN'),  # as fresh memory does
-    ('stride', r'cudnnFindConvolutionBackwardDataAlgorithmEx: CUDNN_STATUS_BAD_PARAM \(cuDNN 92800\)')])
-def test_a_defect_in_cudnns_stream_or_in_a_convolution_ends_the_run_with_its_name(
-        with_defect, defect, message):
-    done = with_defect(OWN, defect, check=False)
+@pytest.mark.parametrize('variant, defect, message', [
+    (ONE[0], 'order', 'iteration 1 .*: sum over 2 processes of '),  # not added up by then: NaN
+    (ONE[0], 'count', 'iteration 1 .*: sum over 2 processes of '),
+    (OWN, 'stream', r'iteration 1 .*: gradient of \S+ holds NaN'),  # as fresh memory does
+    (OWN, 'stride', r'cudnnFindConvolutionBackwardDataAlgorithmEx: CUDNN_STATUS_BAD_PARAM \(cuDNN 92800\)')])
+def test_a_defect_in_the_order_of_streams_or_in_a_call_of_nccl_or_cudnn_ends_the_run(
+        with_defect, variant, defect, message):
+    done = with_defect(variant, defect, check=False)
     assert done.returncode not in (0, 2)
     assert re.search(message, done.stderr), done.stderr

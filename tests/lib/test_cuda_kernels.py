@@ -4,11 +4,11 @@ NVRTC and CuPy come with the extra ``gpu`` and need no GPU to compile; the secon
 """
 
 import ctypes
-import itertools
+import pathlib
 import shutil
 import subprocess
 
-from lib import optimizers
+from lib import flat, optimizers
 from lib.communication import wire
 from lib.data import normalization
 
@@ -20,11 +20,16 @@ FLOATS = ('float16', 'float32')
 KERNELS = [
     *((optimizers.UPDATE_KERNEL, {'T': T}) for T in (*FLOATS, 'float64')),
     *((normalization.KERNEL, {'T': T}) for T in FLOATS),
-    *((wire.PACK_KERNEL, {'T': T, 'W': W}) for T, W in itertools.product(FLOATS, FLOATS)),
     *((wire.MEAN_KERNEL, {'W': W}) for W in FLOATS),
 ]
 SCALARS = {'eta', 'alpha_sgd', 'alpha_rmsprop', 'mu1', 'mu2', 'one_minus_mu2', 'eps', 'weight_decay', 'area',
-           'virtual_workers', 'divisor'}
+           'divisor', 'exchange'}
+# Whole sources, by name.
+SOURCES = {
+    'pack of float16': flat.PACK.replace('WIRE', '__half'),
+    'pack of float32': flat.PACK.replace('WIRE', 'float'),
+    'update': flat.UPDATE.replace('RULE', optimizers.UPDATE_KERNEL[2]),
+}
 
 
 def parameters(kernel):
@@ -37,19 +42,33 @@ def parameters(kernel):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('kernel, types', KERNELS, ids=lambda value: value[-1] if isinstance(value, tuple)
                          else '-'.join(value.values()))
-def test_kernel_compiles(kernel, types):
+def test_kernel_compiles(kernel, types, compile_cuda):
+    compile_cuda(lambda cupy: cuda_source(cupy, kernel, types))
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_source_compiles(name, compile_cuda):
+    compile_cuda(lambda cupy: SOURCES[name])
+
+
+@pytest.fixture
+def compile_cuda():
+    """``compile_cuda(source_by)``: what ``source_by(cupy)`` gives compiles as CuPy would have it."""
     cupy = pytest.importorskip('cupy', reason='no CuPy: the extra "gpu" has it', exc_type=ImportError)
     nvrtc = cupy.cuda.nvrtc
     try:
         nvrtc.getVersion()
     except Exception as error:
         pytest.skip(f'no NVRTC ({error})')
-    source = cuda_source(cupy, kernel, types)
-    program = nvrtc.createProgram(source, f'{kernel[-1]}.cu', (), ())
-    try:
-        nvrtc.compileProgram(program, compiler_options(cupy))
-    except nvrtc.NVRTCError:
-        pytest.fail(f'{nvrtc.getProgramLog(program)}\n{source}')
+
+    def compile(source_by):
+        source = source_by(cupy)
+        program = nvrtc.createProgram(source, 'kernel.cu', (), ())
+        try:
+            nvrtc.compileProgram(program, compiler_options(cupy))
+        except nvrtc.NVRTCError:
+            pytest.fail(f'{nvrtc.getProgramLog(program)}\n{source}')
+    return compile
 
 
 def cuda_source(cupy, kernel, types):
@@ -96,7 +115,7 @@ def as_function(kernel):
     """The kernel in C++, for float: every element in turn, by pointers and scalars."""
     signature, views = [], []
     for raw, type_, name in parameters(kernel):
-        type_ = {'int64': 'long long', 'uint8': 'unsigned char', 'bool': 'bool', 'W': 'W'}.get(type_, 'float')
+        type_ = {'int64': 'long long', 'uint8': 'unsigned char', 'int32': 'int', 'W': 'W'}.get(type_, 'float')
         signature.append(f'{type_} {name}' if name in SCALARS else
                          f'{type_} *{name}' if raw else f'{type_} *{name}_')
         if not raw and name not in SCALARS:
@@ -112,7 +131,7 @@ def on_cpu(tmp_path_factory):
     if compiler is None:
         pytest.skip('no C++ compiler')
     folder = tmp_path_factory.mktemp('kernels')
-    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.PACK_KERNEL, wire.MEAN_KERNEL]
+    kernels = [optimizers.UPDATE_KERNEL, normalization.KERNEL, wire.MEAN_KERNEL]
     (folder / 'kernels.cc').write_text('#include <cmath>\nusing namespace std;\ntypedef float T;\n'
                                        + WIRE + ''.join(map(as_function, kernels)))
     subprocess.run([compiler, '-O1', '-ffp-contract=off', '-shared', '-fPIC', 'kernels.cc', '-o',
@@ -155,22 +174,139 @@ def test_normalization_kernel_gives_the_cpu_s_bits(on_cpu):
     assert np.array_equal(out, normalization.normalize(images))
 
 
-def test_exchange_kernels_give_the_cpu_s_bits(on_cpu):
-    gradient = np.random.default_rng(5).standard_normal(60).astype(np.float32)
-    payload, right = np.empty_like(gradient), np.empty_like(gradient)
-    on_cpu(wire.PACK_KERNEL, 60, gradient, 3.0, payload)
-    wire.to_wire(gradient, right, 3)
-    assert np.array_equal(payload, right)
-    mean, finite = np.empty_like(gradient), np.ones(1, bool)
-    on_cpu(wire.MEAN_KERNEL, 60, payload, 7.0, mean, finite)
-    wire.from_wire(payload, 7.0, right)
-    assert np.array_equal(mean, right) and finite[0]
+def test_mean_kernel_gives_the_cpu_s_bits(on_cpu):
+    total = np.random.default_rng(5).standard_normal(60).astype(np.float32)
+    mean, right = np.empty_like(total), np.empty_like(total)
+    failed_at = np.full(1, flat.NEVER, np.int32)
+    on_cpu(wire.MEAN_KERNEL, 60, total, 7.0, 1, mean, failed_at)
+    wire.from_wire(total, 7.0, right)
+    assert np.array_equal(mean, right) and failed_at[0] == flat.NEVER
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
-def test_mean_kernel_notices_what_is_not_finite(on_cpu, value):
+def test_mean_kernel_keeps_the_number_of_the_first_exchange_that_was_not_finite(on_cpu, value):
     total = np.ones(60, np.float32)
-    total[17] = value
-    finite = np.ones(1, bool)
-    on_cpu(wire.MEAN_KERNEL, 60, total, 7.0, np.empty_like(total), finite)
-    assert not finite[0]
+    failed_at = np.full(1, flat.NEVER, np.int32)
+    for exchange, element in ((1, 1.0), (2, value), (3, value), (4, 1.0)):
+        total[17] = element
+        on_cpu(wire.MEAN_KERNEL, 60, total, 7.0, exchange, np.empty_like(total), failed_at)
+        assert failed_at[0] == (flat.NEVER if exchange == 1 else 2)
+
+
+# Kernels of lib/flat.py, run by one thread a block.
+
+SIZES = 3, flat.CHUNK + 5, 0, 64
+HEADERS = pathlib.Path(__file__).parents[1] / 'cuda_on_cpu' / 'src'
+CALLS = '''
+extern "C" void run(int blocks, const Arrays *arrays, const Chunk *chunks, %s) {
+  gridDim.x = blocks;
+  blockDim.x = 1;
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) %s(*arrays, chunks, 0, %s);
+}
+'''
+PACK_ARGUMENTS = ('float workers, int exchange, const int *failed_at, WIRE *payload, '
+                  'unsigned long long *faults')
+UPDATE_ARGUMENTS = ('float eta, float alpha_sgd, float alpha_rmsprop, float mu1, float mu2, '
+                    'float one_minus_mu2, float eps, float common_decay, const float *decays, '
+                    'const int *failed_at, float *thetas, float *ms, float *deltas, __half *halves')
+
+
+@pytest.fixture(scope='module')
+def launch(tmp_path_factory):
+    """``launch(name, arrays, *arguments)``: a kernel of SOURCES on arrays of SIZES."""
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('no g++')
+    folder, runs = tmp_path_factory.mktemp('flat'), {}
+    for name, source in SOURCES.items():
+        text = PACK_ARGUMENTS if 'pack' in name else UPDATE_ARGUMENTS
+        names = ', '.join(argument.split()[-1].lstrip('*') for argument in text.split(', '))
+        path = folder / f'{name.replace(" ", "_")}.cc'
+        wire_type = '__half' if '16' in name else 'float'
+        path.write_text('#include "kernel.h"\n' + source
+                        + (CALLS % (text, name.split()[0], names)).replace('WIRE', wire_type))
+        subprocess.run([compiler, '-std=gnu++17', '-w', '-O1', '-ffp-contract=off', '-shared', '-fPIC',
+                        f'-I{HEADERS}', path, '-o', f'{path}.so'], check=True)
+        runs[name] = ctypes.CDLL(f'{path}.so').run
+    chunks = np.ascontiguousarray(flat.lay_out(SIZES)[2])
+
+    def launch(name, arrays, *arguments):
+        table = np.zeros(flat.LIMIT, np.uint64)
+        table[:len(arrays)] = [0 if array is None else array.ctypes.data | (array.dtype == np.float16)
+                               for array in arrays]
+        runs[name](len(chunks), *(
+            ctypes.c_void_p(value.ctypes.data) if isinstance(value, np.ndarray) else
+            ctypes.c_float(value) if isinstance(value, float) else value
+            for value in (table, chunks, *arguments)))
+    return launch
+
+
+def drawn(dtype=np.float32, seed=6):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(size).astype(dtype) for size in SIZES]
+
+
+def test_the_layout_is_aligned_and_its_chunks_take_every_element_once():
+    spans, size, chunks = flat.lay_out(SIZES)
+    assert [span.stop - span.start for span in spans] == list(SIZES)
+    assert all(span.start % flat.ALIGNMENT == 0 for span in spans) and size % flat.ALIGNMENT == 0
+    taken = [(place + k, array, first + k) for array, first, place, length in chunks for k in range(length)]
+    assert taken == [(spans[array].start + k, array, k) for array, size in enumerate(SIZES)
+                     for k in range(size)]
+    assert chunks[:, 3].max() <= flat.CHUNK
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+@pytest.mark.parametrize('wire_dtype', FLOATS)
+def test_pack_kernel_gives_the_cpu_s_bits(launch, dtype, wire_dtype):
+    gradients = drawn(dtype)
+    gradients[0] = None
+    spans, size, _ = flat.lay_out(SIZES)
+    payload, faults = np.ones(size, wire_dtype), np.zeros(len(SIZES), np.uint64)
+    launch(f'pack of {wire_dtype}', gradients, 3.0, 1, np.full(1, flat.NEVER, np.int32), payload, faults)
+    for span, gradient in zip(spans[1:], gradients[1:]):
+        right = np.empty(gradient.size, wire_dtype)
+        wire.to_wire(gradient, right, 3)
+        assert np.array_equal(payload[span], right)
+    assert not payload[spans[0]].any() and not faults.any()
+
+
+@pytest.mark.parametrize('value, kept', [(np.nan, np.nan), (-np.inf, np.inf), (-3 * 70000.0, 70000.0)])
+def test_pack_kernel_keeps_what_the_wire_cannot_hold(launch, value, kept):
+    gradients = drawn()
+    gradients[1][-1], gradients[1][7] = value, 3 * 66000
+    faults = np.full(len(SIZES), 4 << 32 | 0x7fffffff, np.uint64)  # of an earlier exchange
+    payload = np.empty(flat.lay_out(SIZES)[1], np.float16)
+    launch('pack of float16', gradients, 3.0, 5, np.full(1, flat.NEVER, np.int32), payload, faults)
+    assert (faults >> np.uint64(32)).tolist() == [4, 5, 4, 4]
+    found = (faults[1:2] & np.uint64(0xffffffff)).astype(np.uint32).view(np.float32)
+    assert np.array_equal(found, [np.float32(kept)], equal_nan=True)
+
+
+def test_pack_kernel_leaves_the_payload_of_an_exchange_that_failed(launch):
+    payload = np.full(flat.lay_out(SIZES)[1], 7, np.float32)
+    for failed_at, changes in ((3, False), (4, True), (5, True)):
+        launch('pack of float32', drawn(), 1.0, 4, np.full(1, failed_at, np.int32), payload,
+               np.zeros(len(SIZES), np.uint64))
+        assert (payload != 7).any() == changes
+
+
+@pytest.mark.parametrize('failed_at', [flat.NEVER, 3])
+def test_update_kernel_updates_all_unless_an_exchange_has_failed(launch, on_cpu, failed_at):
+    spans, size, _ = flat.lay_out(SIZES)
+    scalars = 0.1, 0.3, 0.002, 0.9, 0.99, 1 - 0.99, 1e-8, 1e-4
+    decays = np.array([0, np.nan, 0, np.nan], np.float32)
+    rng = np.random.default_rng(8)
+    before = [abs(rng.standard_normal(size).astype(np.float32)) for _ in range(3)]
+    arrays = [array.copy() for array in before]
+    halves = np.zeros(size, np.float16)
+    means = drawn()
+    launch('update', means, *scalars, decays, np.full(1, failed_at, np.int32), *arrays, halves)
+    if failed_at != flat.NEVER:
+        assert all(np.array_equal(array, old) for array, old in zip(arrays, before)) and not halves.any()
+        return
+    for span, mean, decay in zip(spans, means, (0.0, 1e-4, 0.0, 1e-4)):
+        right = [array[span].copy() for array in before]
+        on_cpu(optimizers.UPDATE_KERNEL, mean.size, mean, *scalars[:-1], decay, *right)
+        assert all(np.array_equal(array[span], expected) for array, expected in zip(arrays, right))
+        assert np.array_equal(halves[span], arrays[0][span].astype(np.float16))

@@ -36,6 +36,15 @@ void give_up(const char *format, ...) {
   abort();
 }
 
+// What CuPy and the libraries ask for, counted for whoever measures the host.
+
+static auto &counts = *new std::map<std::string, long>;
+
+static void count(const std::string &what) {
+  Lock lock(mutex);
+  counts[what]++;
+}
+
 // Streams. A task runs after those that CUDA guarantees to come before it, and after no others.
 
 struct Task {
@@ -95,7 +104,11 @@ static TaskRef add_task(void *handle, Work work, TaskRef awaited = nullptr) {
   return stream->last = task;
 }
 
-void enqueue(void *stream, Work work) { add_task(stream, std::move(work)); }
+void enqueue(void *stream, Work work, const char *what) {
+  static bool idle = getenv("CUDA_ON_CPU_IDLE");  // nothing is computed, so that the host's time is what remains
+  count(basename(what));
+  add_task(stream, idle ? nullptr : std::move(work));
+}
 
 // Memory.
 
@@ -223,12 +236,15 @@ int cudaGetDeviceProperties_v2(void *out, int index) {
   return OK;
 }
 int cudaGetDeviceProperties(void *out, int index) { return cudaGetDeviceProperties_v2(out, index); }
-int cudaDeviceSynchronize() { finish_all(); return OK; }
+int cudaDeviceSynchronize() { count("wait"); finish_all(); return OK; }
 int cudaDeviceCanAccessPeer(int *can, int, int) { *can = 0; return OK; }
 int cudaGetLastError() { return OK; }
 
-int cudaMalloc(void **pointer, size_t size) { return allocate(pointer, size, false); }
-int cudaHostAlloc(void **pointer, size_t size, unsigned) { return allocate(pointer, size, true); }
+int cudaMalloc(void **pointer, size_t size) { count("allocation"); return allocate(pointer, size, false); }
+int cudaHostAlloc(void **pointer, size_t size, unsigned) {
+  count("allocation");
+  return allocate(pointer, size, true);
+}
 int cudaFree(void *pointer) { return release(pointer); }
 int cudaFreeHost(void *pointer) { return release(pointer); }
 int cudaMemGetInfo(size_t *free, size_t *total) {
@@ -244,22 +260,26 @@ int cudaPointerGetAttributes(void *out, const void *pointer) {
 }
 int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
   check_copy(to, from, kind);
+  count(std::string("copy to ") + (on_device(to) ? "GPU" : "host") +
+        (block_of(from) && block_of(to) ? "" : ", pageable"));
   if (!block_of(from)) {  // pageable memory is read before the call returns, and written too
     std::string staged((const char *)from, size);
-    enqueue(stream, [=] { memcpy(to, staged.data(), size); });
+    add_task(stream, [=] { memcpy(to, staged.data(), size); });
   } else {
-    enqueue(stream, [=] { memmove(to, from, size); });
+    add_task(stream, [=] { memmove(to, from, size); });
   }
   if (!block_of(to)) finish(stream_of(stream)->last);
   return OK;
 }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
+  count("wait");
   cudaMemcpyAsync(to, from, size, kind, nullptr);
   finish(legacy.last);
   return OK;
 }
 int cudaMemsetAsync(void *to, int value, size_t size, void *stream) {
-  enqueue(stream, [=] { memset(to, value, size); });
+  count("memset");
+  add_task(stream, [=] { memset(to, value, size); });
   return OK;
 }
 int cudaMemset(void *to, int value, size_t size) { return cudaMemsetAsync(to, value, size, nullptr); }
@@ -283,7 +303,7 @@ int cudaStreamDestroy(void *stream) {
   delete stream_of(stream);
   return OK;
 }
-int cudaStreamSynchronize(void *stream) { finish(stream_of(stream)->last); return OK; }
+int cudaStreamSynchronize(void *stream) { count("wait"); finish(stream_of(stream)->last); return OK; }
 int cudaStreamQuery(void *stream) {
   auto &last = stream_of(stream)->last;
   return last && !last->done ? NOT_READY : OK;
@@ -300,9 +320,16 @@ int cudaEventCreateWithFlags(Event **event, unsigned flags) {
 }
 int cudaEventCreate(Event **event) { return cudaEventCreateWithFlags(event, 0); }
 int cudaEventDestroy(Event *event) { delete event; return OK; }
-int cudaEventRecord(Event *event, void *stream) { event->task = add_task(stream, nullptr); return OK; }
-int cudaEventSynchronize(Event *event) { finish(event->task); return OK; }
-int cudaEventQuery(Event *event) { return event->task && !event->task->done ? NOT_READY : OK; }
+int cudaEventRecord(Event *event, void *stream) {
+  count("event");
+  event->task = add_task(stream, nullptr);
+  return OK;
+}
+int cudaEventSynchronize(Event *event) { count("wait"); finish(event->task); return OK; }
+int cudaEventQuery(Event *event) {  // a device goes on by itself: whoever asks is to see it some time
+  finish(event->task);
+  return OK;
+}
 int cudaEventElapsedTime(float *milliseconds, Event *start, Event *stop) {
   if (!start->timing || !stop->timing || !start->task || !stop->task) return INVALID_VALUE;
   if (!start->task->done || !stop->task->done) return NOT_READY;
@@ -310,7 +337,19 @@ int cudaEventElapsedTime(float *milliseconds, Event *start, Event *stop) {
   return OK;
 }
 
+// ``what number`` of each thing counted since the last call.
+const char *cuda_on_cpu_counts() {
+  static std::string text;
+  Lock lock(mutex);
+  text.clear();
+  for (auto &[what, number] : counts) text += what + " " + std::to_string(number) + "\n";
+  counts.clear();
+  return text.c_str();
+}
+
 // The driver: a module is a shared object made by nvrtc.cpp.
+
+static auto &kernels = *new std::map<void *, std::string>;
 
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int *number) { *number = version; return OK; }
@@ -335,6 +374,7 @@ int cuModuleLoadData(void **module, const char *image) {
 int cuModuleUnload(void *) { return OK; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   *function = dlsym(module, (std::string("launch_") + name).c_str());
+  kernels[*function] = name;
   return *function ? OK : NOT_FOUND;
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -344,7 +384,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
   const unsigned shape[] = {gx, gy, gz, bx, by, bz};
   Work work;
   ((void (*)(void **, const unsigned *, Work *))function)(values, shape, &work);
-  enqueue(stream, work);
+  enqueue(stream, work, kernels[function].c_str());
   return OK;
 }
 int cuFuncGetAttribute(int *value, int, void *) { *value = 0; return OK; }

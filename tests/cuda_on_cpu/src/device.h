@@ -6,7 +6,8 @@
 
 using Work = std::function<void()>;
 
-void enqueue(void *stream, Work work);  // done when somebody waits for it, or for work that comes after it
+// Done when somebody waits for it, or for work that comes after it. Counted, as a call to the caller's file.
+void enqueue(void *stream, Work work, const char *what = __builtin_FILE());
 bool on_device(const void *pointer);    // allocated by cudaMalloc, and not yet freed
 int current_device();
 extern bool cudnn_9;  // whether this library was loaded by that one's name

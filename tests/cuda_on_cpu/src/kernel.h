@@ -69,6 +69,9 @@ static inline unsigned long long atomicAdd(unsigned long long *place, unsigned l
 }
 static inline float atomicAdd(float *place, float value) { return replaced(place, *place + value); }
 static inline double atomicAdd(double *place, double value) { return replaced(place, *place + value); }
+static inline unsigned long long atomicMax(unsigned long long *place, unsigned long long value) {
+  return replaced(place, std::max(*place, value));
+}
 template <class T> static inline T atomicCAS(T *place, T expected, T value) {
   return replaced(place, *place == expected ? value : *place);
 }

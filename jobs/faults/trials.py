@@ -253,7 +253,8 @@ class Runs:
             return f'{signal.Signals(number).name}: still there after 60 s: {job.communicate()[1][-1500:]}'
         if not observation.wait_for(lambda: not observation.processes_of(job), 10):
             return 'processes are left'
-        # Before a handler is there the signal kills, as it does under any program; a decoder takes none.
-        if job.returncode not in (0, 75, 128 + number, number):
+        # Before a handler is there the signal kills, a rank or mpirun, as under any program; a decoder takes
+        # none.
+        if job.returncode not in (0, 75, 128 + number, number, -number):
             return f'{signal.Signals(number).name}: status {job.returncode}: {err[-1500:]}'
         return self._finish(folder / 'out') or self._compared(folder / 'out')

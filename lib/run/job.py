@@ -94,8 +94,7 @@ def join(args, stack, stop_request=None):
     Args:
         args (argparse.Namespace): The options.
         stack (contextlib.ExitStack): Closes in the end what has to be closed.
-        stop_request (lib.run.signals.StopRequest or None): Installed again, since MPI may set handlers of
-            its own.
+        stop_request (lib.run.signals.StopRequest or None): Heeds signals from here on.
 
     Returns:
         Job: With ``chainer.global_config.dtype`` set to the precision asked for.
@@ -118,7 +117,7 @@ def join(args, stack, stop_request=None):
         stack.callback(watchdog.stop)
     excepthook.install_excepthook(world)
     if stop_request:
-        stop_request.install(functools.partial(excepthook.end_job, world, grace=0.2))
+        stop_request.joined(functools.partial(excepthook.end_job, world, grace=0.2))
     collectives.raise_together(world, error)
     name = collectives.collectively(world, devices.choose_communicator, args.communicator)
     comm = communicators.create_communicator(name, args.allreduce_grad_dtype, args.loss_scale,

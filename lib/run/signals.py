@@ -6,6 +6,9 @@ to agree on :attr:`StopRequest.received` before they act on it.
 
 Until an iteration is done there is nothing to save: a signal then ends the process, whatever it waits for. A
 second SIGTERM or SIGINT ends it at any time. (SIGUSR1 is repeated by the launch script until it is heeded.)
+
+Of several ranks none heeds a first signal before MPI has started: when one ends, mpirun kills the others, and
+that of Open MPI 5.0 stands still for good if one of them was just connecting.
 """
 
 import os
@@ -19,6 +22,7 @@ from lib.errors import EXIT_STOPPED
 
 _INSISTENT = signal.SIGTERM, signal.SIGINT
 _PATIENCE = 0.5  # seconds until a set-up has unwound, or the first iteration is done
+_UNTIL_MPI = 5    # seconds; MPI may never start
 _APART = 0.1     # seconds; GNU timeout sends a signal twice, to the process and to its group
 
 
@@ -40,6 +44,7 @@ class StopRequest:
         self._signals = signals
         self._received = None
         self._setting_up = True
+        self._joined = launcher.launched_size() == 1
         self._trained = False
         self._end = os._exit
         self._bell = None
@@ -49,16 +54,11 @@ class StopRequest:
         """str or None: Name of the first signal that arrived, such as ``'SIGTERM'``."""
         return self._received
 
-    def install(self, end=os._exit):
+    def install(self):
         """Install the handlers; returns ``self``.
 
-        Call it first thing: a signal that comes earlier kills the process. Call it again after libraries that
-        may have set handlers of their own, such as MPI; nothing noted is lost by that. Main thread only.
-
-        Args:
-            end (callable): Ends the process, from any thread, with the status that it is given.
+        Call it first thing: a signal that comes earlier kills the process. Main thread only.
         """
-        self._end = end
         if self._bell is None:
             listener, self._bell = os.pipe()
             os.set_blocking(self._bell, False)
@@ -67,6 +67,21 @@ class StopRequest:
         for number in self._signals:
             signal.signal(number, self._note)
         return self
+
+    def joined(self, end):
+        """Note that MPI has started, and install the handlers again: it may have set some of its own.
+
+        Args:
+            end (callable): Ends the process, from any thread, with the status that it is given.
+
+        Raises:
+            Stopped: A signal has come meanwhile.
+        """
+        self._end = end
+        self._joined = True
+        self.install()
+        if self._received and self._setting_up:
+            self._unwind()
 
     def close(self):
         """End the watch: signals are noted and do nothing more. Main thread only."""
@@ -89,9 +104,12 @@ class StopRequest:
     def _note(self, number, frame):
         if self._received is None:
             self._received = signal.Signals(number).name
-        if self._setting_up:
-            self._setting_up = False  # a second one must not interrupt the unwinding
-            raise Stopped(_too_early(self._received))
+        if self._setting_up and self._joined:
+            self._unwind()
+
+    def _unwind(self):
+        self._setting_up = False  # a second one must not interrupt the unwinding
+        raise Stopped(_too_early(self._received))
 
     def _watch(self, listener):
         first, deadline = {}, None
@@ -112,7 +130,7 @@ class StopRequest:
                 self._end_with(128 + number, f'second {name}: ending at once, without a checkpoint')
             first.setdefault(number, now)
             if deadline is None and not self._trained:
-                deadline = now + _PATIENCE
+                deadline = now + (_PATIENCE if self._joined else _UNTIL_MPI)
 
     def _end_with(self, status, why):
         # Not through sys.stderr, which the main thread may hold; nor into a pipe that nobody empties.

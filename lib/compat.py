@@ -8,7 +8,7 @@ Three names are all that its import, and the parts used here, miss:
 * ``numpy.sctypes`` (removed in NumPy 2.0) is read by ``chainer.testing`` and ``chainer.utils.type_check``;
 * ``numpy.float`` (removed in NumPy 1.24) is read by ``chainer.functions.resize_images``.
 
-Chainer imports CuPy where it is installed; :mod:`lib.cuda_wheels` makes its libraries be found.
+Chainer imports CuPy where it is installed; :mod:`lib.gpu.wheels` makes its libraries be found.
 
 Imported by ``lib``, ``models`` and ``extensions`` before anything that imports Chainer.
 It imports neither Chainer nor MPI, so that image-decoding processes may import ``lib`` freely.
@@ -17,7 +17,7 @@ It imports neither Chainer nor MPI, so that image-decoding processes may import 
 import sys
 import types
 
-from lib import cuda_wheels
+from lib.gpu import wheels
 
 import numpy as np
 
@@ -47,4 +47,4 @@ def _restore_numpy_names():
 
 _install_environment_check()
 _restore_numpy_names()
-cuda_wheels.preload_with_cupy()
+wheels.preload_with_cupy()

@@ -207,7 +207,7 @@ class RMSpropWarmup(optimizer.GradientMethod):
         :meth:`update` is the same then, but for the hooks of update rules, which are not called.
 
         Args:
-            guard (lib.flat.Guard): Once it has seen a fault, nothing is changed any more.
+            guard (lib.gpu.flat.Guard): Once it has seen a fault, nothing is changed any more.
 
         Raises:
             ValueError: If one parameter cannot be updated like the others.

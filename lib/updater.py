@@ -4,8 +4,8 @@ import collections
 
 from lib.communication import collectives
 from lib.data import normalization
-from lib.data.upload import Upload
 from lib.errors import TrainingFault, UserError
+from lib.gpu.upload import Upload
 
 import chainer
 import chainer.functions as F

@@ -2,12 +2,12 @@
 
 Chainer makes of ``relu(bn(x) + residual)`` some ten passes forward and as many backward, and keeps the sum.
 Compiled (``lib/compiled/batch_normalization.c``) each channel is read from memory once forward and once
-backward, and what is kept is x and y. On a GPU :mod:`lib.cudnn` normalizes, where Chainer has no cuDNN.
+backward, and what is kept is x and y. On a GPU :mod:`lib.gpu.cudnn` normalizes, where Chainer has no cuDNN.
 Everything else (float16 on a CPU, no compiler, no cuDNN) is done by Chainer's own functions.
 """
 
-from lib import cudnn
 from lib.compiled import layers
+from lib.gpu import cudnn
 
 import chainer
 import chainer.functions as F

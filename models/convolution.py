@@ -6,13 +6,13 @@ function that follows. Here ``lib/compiled/convolution.c`` gathers nothing. Wher
 for other dtypes, a few images at a time are gathered into a buffer that stays in the cache and multiplied
 where they lie, and outputs are contiguous.
 
-On a GPU it is cuDNN's, by Chainer or by :mod:`lib.cudnn`; without cuDNN Chainer's im2col.
+On a GPU it is cuDNN's, by Chainer or by :mod:`lib.gpu.cudnn`; without cuDNN Chainer's im2col.
 Its columns of 32 images of ResNet-50 take 236 MB at most (conv1, in float32), and their transpose as much
 again, so that this needs no parts.
 """
 
-from lib import cudnn
 from lib.compiled import layers
+from lib.gpu import cudnn
 
 import chainer
 import chainer.links as L

@@ -16,8 +16,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-
-# A shell that starts pytest in the background has it, and all that it starts, ignore Ctrl-C, which tests send.
+# A shell that starts pytest in the background has all that it starts ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

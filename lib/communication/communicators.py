@@ -15,10 +15,10 @@ import contextlib
 import functools
 import os
 
-from lib import flat
 from lib.communication import allreduce, launcher, layout, non_finite, wire
 from lib.communication.collectives import sum_over_processes
 from lib.errors import UserError
+from lib.gpu import flat
 
 import chainer
 import numpy as np
@@ -115,7 +115,7 @@ class MeanGradient:
     ``use_fp32_update`` casts it to float32.
     """
 
-    guard = None  # on GPUs a lib.flat.Guard
+    guard = None  # on GPUs a lib.gpu.flat.Guard
     since_fault = 0  # exchanges after the one that was not finite
 
     def __init__(self, mpi_comm, wire_dtype='float16', loss_scale=1.0, virtual_workers=1):
@@ -290,7 +290,7 @@ class _AfterEachFunction(chainer.FunctionHook):
 class _NcclMeanGradient(MeanGradient):
     """On GPUs: NCCL, on a stream of its own, which events order. NCCL adds in the wire's dtype.
 
-    The host asks for everything and waits for nothing: :mod:`lib.flat`.
+    The host asks for everything and waits for nothing: :mod:`lib.gpu.flat`.
     """
 
     _stream = None  # made when this process is bound to its GPU

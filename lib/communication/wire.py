@@ -26,7 +26,7 @@ from lib.compiled import loops
 
 import numpy as np
 
-# On GPUs the same arithmetic (and lib/flat.py packs); ChainerMN's own kernels do not compile with CuPy 14.
+# On GPUs the same arithmetic (lib/gpu/flat.py packs); ChainerMN's own kernels do not compile with CuPy 14.
 # ``failed_at``: number of the first exchange whose mean was not finite.
 MEAN_KERNEL = ('W total, float32 divisor, int32 exchange', 'float32 mean, raw int32 failed_at',
                '''mean = (float)total / divisor;

@@ -3,8 +3,8 @@
 import os
 import platform
 
-from lib import cudnn
 from lib.errors import UserError
+from lib.gpu import cudnn
 
 import chainer
 from chainer.backends import cuda

@@ -6,11 +6,11 @@ import os
 import platform
 import sys
 
-from lib import cudnn
 from lib.communication.collectives import group, host, name_ranks
 from lib.communication.launcher import launched_size
 from lib.compiled import loops, outdated, vectors
 from lib.errors import UserError
+from lib.gpu import cudnn
 from lib.run.devices import CUDNN_8_CAPABILITY, compute_capability, in_one_line, missing_for_gpus
 
 import chainer
@@ -132,7 +132,7 @@ def _of_device(communicator):
     versions = [f'CuPy {cuda.cupy.__version__}', f'CUDA {_version(runtime.runtimeGetVersion())}',
                 f'driver for CUDA {_version(runtime.driverGetVersion())}', f'NCCL {nccl.get_version()}']
     if cudnn.version():
-        through = 'lib/cudnn.py' if cudnn.library() else 'CuPy'
+        through = 'lib/gpu/cudnn.py' if cudnn.library() else 'CuPy'
         return [', '.join([*versions, f'cuDNN {cudnn.version()} through {through}'])]
     return [', '.join(versions),
             f'no cuDNN ({_why_no_cudnn()}): convolutions go through im2col, which is slower']

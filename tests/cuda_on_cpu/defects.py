@@ -6,7 +6,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import cudnn  # noqa: E402
+from lib.gpu import cudnn  # noqa: E402
 
 import cupy  # noqa: E402
 from cupy.cuda import nccl  # noqa: E402

@@ -10,10 +10,10 @@ from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import flat  # noqa: E402
 from lib.checkpoint import state  # noqa: E402
 from lib.communication import communicators  # noqa: E402
 from lib.errors import TrainingFault  # noqa: E402
+from lib.gpu import flat  # noqa: E402
 from lib.run import devices  # noqa: E402
 
 import chainer  # noqa: E402

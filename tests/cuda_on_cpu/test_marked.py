@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize('variant, tests', [
-    ('CuPy 13 with cuDNN', 'tests'), ('CuPy 14 beside cuDNN', 'tests/lib/test_cudnn.py')])
+    ('CuPy 13 with cuDNN', 'tests'), ('CuPy 14 beside cuDNN', 'tests/lib/gpu/test_cudnn.py')])
 def test_tests_that_need_a_gpu_pass_on_it(environment, pytestconfig, variant, tests):
     done = subprocess.run([sys.executable, '-m', 'pytest', '-m', 'gpu', '-p', 'no:cacheprovider', tests],
                           cwd=pytestconfig.rootpath, env={**os.environ, **environment(variant)},

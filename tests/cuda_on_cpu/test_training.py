@@ -12,14 +12,14 @@ from jobs.faults import observation
 
 VARIANTS = {
     'CuPy 13 with cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through CuPy$',
-    'CuPy 13 beside cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through lib/cudnn\.py$',
+    'CuPy 13 beside cuDNN': r'CuPy 13\..* CUDA 12\..*, cuDNN 8907 through lib/gpu/cudnn\.py$',
     'CuPy 13': r'CuPy 13\..* CUDA 12\.\d+, .*\nno cuDNN \(.*; install the extra "gpu"\): .* im2col',
-    'CuPy 14 beside cuDNN': r'CuPy 14\..* CUDA 13\..*, cuDNN 92800 through lib/cudnn\.py$',
+    'CuPy 14 beside cuDNN': r'CuPy 14\..* CUDA 13\..*, cuDNN 92800 through lib/gpu/cudnn\.py$',
     'CuPy 14': r'CuPy 14\..* CUDA 13\.\d+, .*\nno cuDNN \(.*; install the extra "gpu13"\): .* im2col',
 }
 ALL = [*VARIANTS]
 ONE = ALL[:1]
-OWN = 'CuPy 14 beside cuDNN'  # which lib/cudnn.py calls
+OWN = 'CuPy 14 beside cuDNN'  # which lib/gpu/cudnn.py calls
 TIMEOUT = 600  # seconds
 
 # Name: ranks, options, bound, variants.

@@ -8,9 +8,10 @@ import pathlib
 import shutil
 import subprocess
 
-from lib import flat, optimizers
+from lib import optimizers
 from lib.communication import wire
 from lib.data import normalization
+from lib.gpu import flat
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_mean_kernel_keeps_the_number_of_the_first_exchange_that_was_not_finite(
         assert failed_at[0] == (flat.NEVER if exchange == 1 else 2)
 
 
-# Kernels of lib/flat.py, run by one thread a block.
+# Kernels of lib/gpu/flat.py, run by one thread a block.
 
 SIZES = 3, flat.CHUNK + 5, 0, 64
 HEADERS = pathlib.Path(__file__).parents[1] / 'cuda_on_cpu' / 'src'

@@ -304,7 +304,7 @@ MUTATIONS = [
         ('total = sum(comm.mpi_comm.allgather(values[index](offset)))', 'total = values[index](offset)'),
         ('if comm.wire_dtype == np.float16:', 'if False:'),
     ]),
-    ('lib/flat.py', KERNELS, [
+    ('lib/gpu/flat.py', KERNELS, [
         ('return 0;\n  return address & 1', 'return 1;\n  return address & 1'),
         ('if (*failed_at < exchange) return;', ''),
         ('if (*failed_at < exchange) return;', 'if (*failed_at <= exchange) return;'),
@@ -455,7 +455,7 @@ MUTATIONS = [
     ('lib/data/decoding.py', 'tests/lib/data/test_decoding.py -k shortage', [
         ('except (BadImage, MemoryError):', 'except BadImage:'),
     ]),
-    ('lib/cudnn.py', 'tests/lib/test_cudnn.py', [
+    ('lib/gpu/cudnn.py', 'tests/lib/gpu/test_cudnn.py', [
         ("['libcudnn.so.9', 'libcudnn.so.8']", "['libcudnn.so.8', 'libcudnn.so.9']"),
         ('del names[0]', 'pass'),
         ('del names[1]', 'pass'),

@@ -1,4 +1,4 @@
-// libcudnn, versions 8 and 9: what Chainer and lib/cudnn.py use of it for these networks. Packed NCHW
+// libcudnn, versions 8 and 9: what Chainer and lib/gpu/cudnn.py use of it for these networks. Packed NCHW
 // tensors, computed in float32; what cuDNN would refuse is refused.
 #include "device.h"
 

@@ -1,4 +1,4 @@
-from lib.data.upload import Upload
+from lib.gpu.upload import Upload
 
 import chainer
 import numpy as np

@@ -2,7 +2,8 @@
 
 CuPy 13.6 is linked against cuBLAS, cuDNN 8 and others by name, and expects them from a CUDA toolkit on the
 loader's path. A library of the same name that the process has loaded already serves as well: this loads those
-of the extra ``gpu`` (setup.py), where they are installed. CuPy 14 finds its own; :mod:`lib.cudnn` asks here.
+of the extra ``gpu`` (setup.py), where they are installed. CuPy 14 finds its own; :mod:`lib.gpu.cudnn` asks
+here.
 
 :mod:`lib.compat` loads them when Chainer imports CuPy; processes that do not, load nothing.
 """

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from lib import cuda_wheels
+from lib.gpu import wheels
 
 import pytest
 
@@ -26,5 +26,5 @@ def test_libraries_are_found_in_nvidias_wheels(tmp_path, monkeypatch):
     library.parent.mkdir(parents=True)
     library.touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert str(library) in cuda_wheels.find('cudnn/lib/libcudnn.so.9')
-    assert str(library) not in cuda_wheels.find('cudnn/lib/libcudnn*.so.8')
+    assert str(library) in wheels.find('cudnn/lib/libcudnn.so.9')
+    assert str(library) not in wheels.find('cudnn/lib/libcudnn*.so.8')

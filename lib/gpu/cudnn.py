@@ -20,8 +20,8 @@ import functools
 import os
 from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
 
-from lib import cuda_wheels
 from lib.errors import UserError
+from lib.gpu import wheels
 
 import chainer
 from chainer.backends import cuda
@@ -61,7 +61,7 @@ def library():
     """
     chosen = os.environ.get(VARIABLE) or 'chainer'
     if chosen not in ('chainer', 'own'):
-        raise UserError(f'{VARIABLE}={chosen}: expected own, for lib/cudnn.py, or chainer')
+        raise UserError(f'{VARIABLE}={chosen}: expected own, for lib/gpu/cudnn.py, or chainer')
     if not cuda.available or cuda._cudnn_disabled_by_user or (cuda.cudnn_enabled and chosen == 'chainer'):
         return None
     names = ['libcudnn.so.9', 'libcudnn.so.8']
@@ -69,7 +69,7 @@ def library():
         del names[0]  # two versions in one process could mistake each other's functions for their own
     elif cuda.cupy.cuda.runtime.runtimeGetVersion() >= 13000:
         del names[1]  # needs libraries of CUDA 12, and ends a process that does not find them
-    for path in (path for name in names for path in (*cuda_wheels.find(f'cudnn/lib/{name}'), name)):
+    for path in (path for name in names for path in (*wheels.find(f'cudnn/lib/{name}'), name)):
         with contextlib.suppress(OSError):
             loaded = ctypes.CDLL(path)
             loaded.cudnnGetVersion.restype = c_size_t

@@ -1,8 +1,8 @@
 import ctypes
 import types
 
-from lib import cuda_wheels, cudnn
 from lib.errors import UserError
+from lib.gpu import cudnn, wheels
 
 import chainer
 import chainer.functions as F
@@ -26,14 +26,14 @@ class Library:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """``machine(found, wheels, runtime, **cuda)``: what loads by name, by path; CUDA; what Chainer found."""
-    def machine(found, wheels=(), runtime=12090, **attributes):
+    """``machine(found, installed, runtime, **cuda)``: what loads, by name and by path; CUDA; Chainer's."""
+    def machine(found, installed=(), runtime=12090, **attributes):
         def load(path):
-            if path not in (*found, *wheels):
+            if path not in (*found, *installed):
                 raise OSError(f'{path}: cannot open shared object file')
             return Library(path)
         monkeypatch.setattr(ctypes, 'CDLL', load)
-        monkeypatch.setattr(cuda_wheels, 'find', lambda pattern: [each for each in wheels if pattern in each])
+        monkeypatch.setattr(wheels, 'find', lambda pattern: [each for each in installed if pattern in each])
         cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(
             runtime=types.SimpleNamespace(runtimeGetVersion=lambda: runtime)))
         monkeypatch.setattr(cudnn, 'cuda', types.SimpleNamespace(**{
@@ -45,13 +45,13 @@ def machine(monkeypatch):
     cudnn.library.cache_clear()
 
 
-@pytest.mark.parametrize('found, wheels, expected', [
+@pytest.mark.parametrize('found, installed, expected', [
     (['libcudnn.so.8', 'libcudnn.so.9'], [], 'libcudnn.so.9'),
     (['libcudnn.so.8'], [], 'libcudnn.so.8'),
     (['libcudnn.so.9'], ['/nvidia/cudnn/lib/libcudnn.so.9'], '/nvidia/cudnn/lib/libcudnn.so.9'),
     (['libcudnn.so.9'], ['/nvidia/cudnn/lib/libcudnn.so.8'], 'libcudnn.so.9')])
-def test_the_newest_cudnn_is_taken_an_installed_wheel_first(machine, found, wheels, expected):
-    machine(found, wheels)
+def test_the_newest_cudnn_is_taken_an_installed_wheel_first(machine, found, installed, expected):
+    machine(found, installed)
     assert cudnn.library().path == expected
     assert cudnn.version() == {'8': 8907, '9': 91002}[expected[-1]]
 

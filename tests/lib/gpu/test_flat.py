@@ -1,6 +1,6 @@
 """Parameters and state end to end on a GPU; test_cuda_kernels.py has the kernels on a CPU."""
 
-from lib import flat
+from lib.gpu import flat
 from lib.optimizers import RMSpropWarmup
 
 import chainer

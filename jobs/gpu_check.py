@@ -17,15 +17,11 @@ import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lib import constants, errors, flat  # noqa: E402
+from lib import constants, errors  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
-from lib.communication import (  # noqa: E402
-    collectives,
-    communicators,
-    launcher,  # noqa: E402
-    wire,
-)
+from lib.communication import collectives, communicators, launcher, wire  # noqa: E402
 from lib.data import normalization  # noqa: E402
+from lib.gpu import flat  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
 from lib.run import arguments, devices, machine, timing  # noqa: E402
 from lib.updater import WorkerUpdater  # noqa: E402
@@ -63,7 +59,8 @@ def check_update(device, comm):
     for hyperparameters in ({}, {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.3, 'weight_decay': 1e-4},
                             {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.0}):
         links = []
-        for place, laid_flat in ((chainer.get_device('@numpy'), False), (device, False), (device, True)):
+        places = [(chainer.get_device('@numpy'), False), (device, False), (device, True)]
+        for place, laid_flat in places if device.xp is not np else places[:2]:
             link = parameters([theta.astype(np.float32)], place)
             optimizer = RMSpropWarmup(0.1, **hyperparameters).setup(link)
             if laid_flat:

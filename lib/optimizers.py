@@ -6,8 +6,9 @@ correction of Goyal et al. (section 3): a new learning rate does not rescale the
 
 import functools
 
-from lib import constants, flat
+from lib import constants
 from lib.compiled import loops
+from lib.gpu import flat
 
 import chainer.links as L
 import numpy as np

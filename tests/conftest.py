@@ -16,8 +16,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-# A shell that starts pytest in the background has all that it starts ignore Ctrl-C, which tests send.
+# Started in the background, or by nohup, pytest and all that it starts ignore Ctrl-C or a hangup, which
+# tests send. What has a handler here has the default in a new process.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def pytest_collection_modifyitems(items):

@@ -47,8 +47,9 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest(STOP_SIGNALS).install()
+    stop_request = StopRequest(STOP_SIGNALS)
     try:
+        stop_request.install()
         args = arguments.parse()
         if args.plan:
             return show_plan(args)

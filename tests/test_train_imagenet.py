@@ -250,6 +250,24 @@ def test_a_signal_during_the_imports_asks_for_another_start(tmp_path, name):
     assert (done.returncode, done.stdout, done.stderr) == (75, '', '')
 
 
+def test_a_signal_that_comes_with_the_handlers_asks_for_another_start():
+    program = """if True:
+        import os, signal, sys
+        import train_imagenet
+        install = train_imagenet.StopRequest.install
+
+        def install_late(self):
+            install(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return self
+
+        train_imagenet.StopRequest.install = install_late
+        sys.exit(train_imagenet.main())"""
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 75
+    assert re.fullmatch(r'train_imagenet.py: rank 0: SIGTERM before .*\n', done.stderr)
+
+
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
     train(1, '-B', '8', '--test')
     log = json.loads((tmp_path / 'out' / 'log').read_text())

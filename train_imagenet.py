@@ -13,9 +13,8 @@ import sys
 
 STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 if __name__ == '__main__':
-    # Imports may take seconds on a shared disk: a signal that comes meanwhile asks for another start.
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, frame: os._exit(75))  # lib.errors.EXIT_STOPPED
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile waits for their end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 import contextlib
 import gc

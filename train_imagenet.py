@@ -13,9 +13,8 @@ import sys
 
 STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 if __name__ == '__main__':
-    # Imports may take seconds on a shared disk: a signal that comes meanwhile asks for another start.
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, frame: os._exit(75))  # lib.errors.EXIT_STOPPED
+    # Imports may take seconds on a shared disk: a signal that comes meanwhile waits for their end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 import contextlib
 import gc
@@ -47,8 +46,9 @@ TEST_VALIDATION_STEPS = 2
 
 
 def main():
-    stop_request = StopRequest(STOP_SIGNALS).install()
+    stop_request = StopRequest(STOP_SIGNALS)
     try:
+        stop_request.install()
         args = arguments.parse()
         if args.plan:
             return show_plan(args)

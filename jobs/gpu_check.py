@@ -173,6 +173,7 @@ def train(device, comm, arch, insize, iterations):
     for _ in range(iterations):
         updater.update()
     spans = timer.collect()
+    updater.confirm()  # after a fault an update would do nothing, quickly
     for _ in range(REPEATS):
         with timer('update'):
             optimizer.update()

@@ -243,11 +243,36 @@ def test_no_mpi_library_ends_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
-def test_a_signal_during_the_imports_asks_for_another_start(tmp_path, name):
-    (tmp_path / 'numpy.py').write_text(f'import os, signal\nos.kill(os.getpid(), signal.{name})\n')
+def test_a_signal_during_the_imports_asks_for_another_start_after_them(tmp_path, name):
+    (tmp_path / 'numpy.py').write_text(f"""if True:
+        import os, signal, sys
+        os.kill(os.getpid(), signal.{name})
+        print('importing', flush=True)
+        sys.path.remove({str(tmp_path)!r})
+        del sys.modules['numpy']
+        import numpy""")
     done = subprocess.run([sys.executable, 'train_imagenet.py'], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(tmp_path)})
-    assert (done.returncode, done.stdout, done.stderr) == (75, '', '')
+    assert (done.returncode, done.stdout) == (75, 'importing\n')
+    assert re.fullmatch(f'train_imagenet.py: rank 0: {name} before an iteration was done: .*\n', done.stderr)
+
+
+def test_a_signal_that_comes_with_the_handlers_asks_for_another_start():
+    program = """if True:
+        import os, signal, sys
+        import train_imagenet
+        install = train_imagenet.StopRequest.install
+
+        def install_late(self):
+            install(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return self
+
+        train_imagenet.StopRequest.install = install_late
+        sys.exit(train_imagenet.main())"""
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 75
+    assert re.fullmatch(r'train_imagenet.py: rank 0: SIGTERM before .*\n', done.stderr)
 
 
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):

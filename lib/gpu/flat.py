@@ -264,7 +264,7 @@ class State:
             cuda.cupy.zeros(self._places.size, np.float32) for _ in range(3))
         has_halves = any(param.dtype == np.float16 for param in self._params)
         self._halves = cuda.cupy.zeros(self._places.size, np.float16) if has_halves else None
-        self._views, self._states = [], []
+        self._laid = []
         for param, rule, span in zip(self._params, self._rules, self._places.spans):
             theta, *state = (array[span].reshape(param.shape)
                              for array in (self._thetas, self._ms, self._deltas))
@@ -280,8 +280,7 @@ class State:
                 param.array = half
             else:
                 param.array = theta
-            self._views.append(param.array)
-            self._states.append(rule.state)
+            self._laid.append((param.array, rule.state, rule._fp32_param))
 
     def update(self, scalars):
         """Ask for one update of all parameters.
@@ -289,8 +288,8 @@ class State:
         Args:
             scalars (tuple of numpy.float32): The rule's hyperparameters, in the kernel's order.
         """
-        if not all(param.array is view and rule.state is state for param, rule, view, state in zip(
-                self._params, self._rules, self._views, self._states)):
+        if not all(param.array is array and rule.state is state and rule._fp32_param is master
+                   for param, rule, (array, state, master) in zip(self._params, self._rules, self._laid)):
             self._lay()  # somebody has replaced one, as resuming does
         for rule in self._rules:
             rule.t += 1

@@ -57,7 +57,8 @@ class StopRequest:
     def install(self):
         """Install the handlers; returns ``self``.
 
-        Call it first thing: a signal that comes earlier kills the process. Main thread only.
+        Call it first thing: a signal that comes earlier kills the process, or, if the main thread has blocked
+        it, comes now. Main thread only.
         """
         if self._bell is None:
             listener, self._bell = os.pipe()
@@ -66,6 +67,7 @@ class StopRequest:
         signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         for number in self._signals:
             signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         return self
 
     def joined(self, end):

@@ -496,6 +496,7 @@ MUTATIONS = [
         ('and now - first.get(number, now) > _APART', 'and number in first'),
         ('self._end_with(EXIT_STOPPED, _too', 'self._end_with(1, _too'),
         ('self._trained = True', 'pass'),
+        ('signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)', 'pass'),
     ]),
     ('lib/data/sample_set.py', "tests/lib/data/test_sample_set.py -k images_are", [
         ('SEED = 2017', 'SEED = 2018'),
@@ -556,7 +557,7 @@ MUTATIONS = [
         ('enumerate(acting)', 'enumerate([*acting[:1], acting[2], acting[1], *acting[3:]])'),
         ('enumerate(acting)', 'enumerate([*acting[1:], acting[0]])'),
         ('        *([(extensions.Heartbeat(watchdog), None)] if watchdog else []),\n', ''),
-        ('os._exit(75)', 'None'),
+        ('signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)', 'pass'),
         ('signal.SIGTERM, signal.SIGUSR1, signal.SIGINT', 'signal.SIGTERM, signal.SIGINT'),
         ('weight_decay=constants.WEIGHT_DECAY)', 'weight_decay=0)'),
         ('    exempt_from_weight_decay(model)', '    pass'),

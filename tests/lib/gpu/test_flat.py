@@ -92,6 +92,20 @@ def test_a_parameter_or_state_that_somebody_has_replaced_is_laid_again():
 
 
 @attr.gpu
+def test_master_copies_out_of_a_file_are_laid_again():
+    pair = [make(laid_flat, dtype=np.float16, fp32=True)[:2] for laid_flat in (True, False)]
+    for link, optimizer in pair:
+        step(link, optimizer, 0)
+        saved = chainer.serializers.DictionarySerializer()
+        optimizer.serialize(saved)
+        saved.target = {name: value + 1 if name.endswith('fp32_param') else value
+                        for name, value in saved.target.items()}
+        optimizer.serialize(chainer.serializers.NpzDeserializer(saved.target))
+        step(link, optimizer, 1)
+    assert_close(pair[0][0], pair[1][0])
+
+
+@attr.gpu
 def test_nothing_changes_once_the_guard_has_seen_a_fault():
     link, optimizer, guard = make(True)
     step(link, optimizer, 0)

@@ -45,6 +45,13 @@ def test_the_first_signal_is_the_one_reported(stop):
     assert stop.received == 'SIGUSR1'
 
 
+def test_a_signal_that_the_main_thread_has_blocked_comes_with_the_handlers(stop):
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    send('SIGUSR1')
+    assert stop.received is None
+    assert stop.install().received == 'SIGUSR1'
+
+
 def test_installing_again_wins_over_a_library_and_forgets_nothing(stop):
     send('SIGUSR1')
     for name in NAMES:

@@ -2,8 +2,9 @@
 
 Chainer makes of ``relu(bn(x) + residual)`` some ten passes forward and as many backward, and keeps the sum.
 Compiled (``lib/compiled/batch_normalization.c``) each channel is read from memory once forward and once
-backward, and what is kept is x and y. On a GPU :mod:`lib.gpu.cudnn` normalizes, where Chainer has no cuDNN.
-Everything else (float16 on a CPU, no compiler, no cuDNN) is done by Chainer's own functions.
+backward, and what is kept is x and y. On a GPU cuDNN normalizes, Chainer's or :mod:`lib.gpu.cudnn`, and a
+kernel does the rest in place: one function there too, since each takes the host's time. Everything else
+(float16 on a CPU, no compiler) is done by Chainer's own functions.
 """
 
 from lib.compiled import layers
@@ -13,6 +14,8 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
+from chainer.backends import cuda
+from chainer.functions.normalization.batch_normalization import _impl_selector
 
 
 def as_operand(array):
@@ -55,21 +58,48 @@ class _BatchNormalization(chainer.FunctionNode):
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
-class _CudnnBatchNormalization(chainer.FunctionNode):
-    """Inputs x, gamma and beta. Running statistics are updated, if given."""
+class _BatchNormalizationOnGpu(chainer.FunctionNode):
+    """The same on a GPU. Running statistics are updated, if given.
 
-    def __init__(self, running_mean, running_var, decay, eps):
-        self.running, self.decay, self.eps = (running_mean, running_var), decay, eps
+    :mod:`lib.gpu.cudnn` normalizes if ``own``, otherwise the implementation that Chainer's function takes.
+    """
+
+    axis, key_axis, expander = (0, 2, 3), (1,), (None, slice(None), None, None)  # Chainer's names
+
+    def __init__(self, own, running, decay, eps, relu):
+        self.own, self.running, self.decay, self.eps, self.relu = own, running, decay, eps, relu
 
     def forward_gpu(self, inputs):
+        x, gamma, beta, *residual = inputs
         self.retain_inputs((0, 1))
-        y, self.mean, self.inverse = cudnn.normalize(*inputs, *self.running, self.decay, self.eps)
+        if self.own:
+            y, self.mean, self.inverse = cudnn.normalize(x, gamma, beta, *self.running, self.decay, self.eps)
+        else:
+            self.chainers = _impl_selector(self, inputs[:3])
+            y, _, _, _, self.mean, _, self.inverse, self.reserve = self.chainers.forward(
+                self.axis, gamma, x, None, cuda.cupy, self.expander, beta, self.eps, self.decay,
+                *self.running)
+        if self.relu:  # NaN stays, for the check of the gradients to see
+            cuda.elementwise('T residual', 'T y', 'const T sum = y + residual; y = sum <= 0 ? (T)0 : sum',
+                             'add_relu')(*residual or (0,), y)
+            self.retain_outputs((0,))
+        elif residual:
+            y += residual[0]
         return y,
 
     def backward(self, indexes, grad_outputs):
         x, gamma = (variable.array for variable in self.get_retained_inputs())
-        gy = grad_outputs[0].array
-        gradients = cudnn.normalize_backward(x, gy, gamma, self.mean, self.inverse, self.eps)
+        g = grad_outputs[0].array
+        if self.relu:
+            g = cuda.elementwise('T y, T gy', 'T g', 'g = y > 0 ? gy : (T)0', 'relu_backward')(
+                self.get_retained_outputs()[0].array, g)
+        if self.own:
+            gx, ggamma, gbeta = cudnn.normalize_backward(x, g, gamma, self.mean, self.inverse, self.eps)
+        else:
+            gx, _, ggamma, gbeta = self.chainers.backward(
+                self.axis, gamma, g, x, None, cuda.cupy, self.expander, self.mean, self.inverse, self.eps,
+                None, self.reserve)
+        gradients = gx, ggamma, gbeta, g
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
@@ -95,27 +125,23 @@ class BatchNormalization(L.BatchNormalization):
             return y
         if compiled and not chainer.config.enable_backprop:
             return chainer.as_variable(self._with_running_statistics(compiled, inputs, relu))
-        y = self._by_cudnn(x) if self._is_covered_by_cudnn(x) else super().forward(x)
+        if chainer.config.train and _is_covered_on_gpu(inputs):
+            running = (None, None) if chainer.config.in_recomputing else (self.avg_mean, self.avg_var)
+            own = self._is_covered_by_cudnn(x)
+            return _BatchNormalizationOnGpu(own, running, self.decay, self.eps, relu).apply(inputs)[0]
+        needs_node = chainer.config.train or chainer.config.enable_backprop
+        if not needs_node and x.ndim == 4 and self._is_covered_by_cudnn(x):
+            arrays = map(chainer.as_array, inputs[:3])
+            y = chainer.as_variable(cudnn.normalize_by(*arrays, self.avg_mean, self.avg_var, self.eps))
+        else:
+            y = super().forward(x)
         if residual is not None:
             y = y + residual
         return F.relu(y) if relu else y
 
     def _is_covered_by_cudnn(self, x):
-        """Whether these are images of more than one value per channel, without gradient when testing."""
-        arrays = [chainer.as_array(each) for each in (x, self.gamma, self.beta)]
-        return (cudnn.covers(*arrays) and x.ndim == 4 and x.size > x.shape[1]
-                and self.gamma.dtype == self.avg_mean.dtype == np.float32
-                and (chainer.config.train or not chainer.config.enable_backprop))
-
-    def _by_cudnn(self, x):
-        running = self.avg_mean, self.avg_var
-        if not chainer.config.train:
-            arrays = map(chainer.as_array, (x, self.gamma, self.beta))
-            return chainer.as_variable(cudnn.normalize_by(*arrays, *running, self.eps))
-        if chainer.config.in_recomputing:
-            running = None, None
-        node = _CudnnBatchNormalization(*running, self.decay, self.eps)
-        return node.apply((x, self.gamma, self.beta))[0]
+        return (cudnn.covers(*map(chainer.as_array, (x, self.gamma, self.beta)))
+                and self.gamma.dtype == self.avg_mean.dtype == np.float32)
 
     def _update_statistics(self, mean, var, m):
         """As Chainer's function does: of m values per channel the unbiased variance."""
@@ -136,3 +162,10 @@ def _is_covered(inputs):
     """Whether these are float32 in NumPy's memory, of more than one value per channel."""
     x = inputs[0]
     return are_float32(*inputs) and x.ndim == 4 and x.size > x.shape[1]
+
+
+def _is_covered_on_gpu(inputs):
+    """Whether these are images on a GPU, of more than one value per channel, and the residual is alike."""
+    x, _, _, *residual = map(chainer.as_array, inputs)
+    return (isinstance(x, cuda.ndarray) and x.ndim == 4 and x.size > x.shape[1]
+            and all((each.dtype, each.shape) == (x.dtype, x.shape) for each in residual))

@@ -1,10 +1,13 @@
 from lib import compat  # noqa: F401, I001  (before anything that imports Chainer)
+from lib.gpu import cudnn
 
 import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
 import pytest
+from chainer.backends import cuda
+from chainer.testing import attr
 
 import models
 from models.batch_normalization import BatchNormalization
@@ -124,3 +127,45 @@ def test_networks_have_the_gradients_of_chainers_own_functions_in_float64(vector
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for (name, ours), (_, theirs) in zip(sorted(model.namedparams()), sorted(exact.namedparams())):
         assert np.linalg.norm(ours.grad - theirs.grad) < tolerance * np.linalg.norm(theirs.grad), name
+
+
+# On a GPU
+
+
+@attr.gpu
+@pytest.mark.parametrize('own', ['', 'own'])
+@pytest.mark.parametrize('dtype', [np.float32, np.float16])
+@pytest.mark.parametrize('with_residual', [False, True])
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('recomputing', [False, True])
+def test_one_function_on_a_gpu_gives_what_three_do(monkeypatch, own, dtype, with_residual, relu, recomputing):
+    monkeypatch.setenv('EXTREME_SGD_CUDNN', own)
+    cudnn.library.cache_clear()
+    arrays = [cuda.cupy.asarray(normal(seed, 3, 5, 4, 7, dtype=dtype)) for seed in (5, 6, 7)]
+    # To the last bit, where both normalize by the same library.
+    links = layers()[cudnn.library() is not None], layers()[1]
+    results = []
+    for forward, link in zip((chainers, lambda bn, *arguments: bn(*arguments)), links):
+        link.to_device('@cupy:0')
+        x, residual = map(chainer.Variable, arrays[:2])
+        with chainer.using_config('in_recomputing', recomputing):
+            y = forward(link, x, residual if with_residual else None, relu)
+        y.grad = arrays[2]
+        y.backward()
+        results.append([y.array, x.grad, link.gamma.grad, link.beta.grad, link.avg_mean, link.avg_var]
+                       + ([residual.grad] if with_residual else []))
+    cudnn.library.cache_clear()
+    assert y.creator.inputs[0].creator is None  # y was made of x in one step
+    for expected, ours in zip(*results):
+        assert ours.dtype == expected.dtype
+        np.testing.assert_array_equal(cuda.to_cpu(ours), cuda.to_cpu(expected))
+
+
+@attr.gpu
+@pytest.mark.parametrize('place', [0, 1])
+def test_nan_passes_the_relu_on_a_gpu(place):
+    _, bn = layers()
+    bn.to_device('@cupy:0')
+    arrays = [cuda.cupy.asarray(normal(seed, 3, 5, 4, 7)) for seed in (5, 6)]
+    arrays[place][1, 2, 3, 4] = np.nan
+    assert np.isnan(cuda.to_cpu(bn(*arrays, relu=True).array)[1, 2, 3, 4])

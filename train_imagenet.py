@@ -200,7 +200,8 @@ def make_trainer(args, watchdog, updater, data, versions, network):
     checkpoint_due = extensions.CheckpointDue(plan, args.checkpoint_interval)
 
     def validation_batches(start, stop):
-        for batch in data.validation_batches(start, stop, again=updater.iteration < plan.iterations):
+        again = updater.iteration < plan.iterations and not updater.stopping
+        for batch in data.validation_batches(start, stop, again):
             if watchdog:
                 watchdog.beat()
             yield batch

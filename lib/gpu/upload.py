@@ -38,7 +38,7 @@ class Upload:
             self._used = compute.record()
         slot, other = self._slots
         self._slots = [other, slot]
-        pinned, on_gpu = slot.free(), slot.on_gpu
+        pinned, on_gpu = slot.writable(), slot.on_gpu
         pinned[:labels.nbytes].view(labels.dtype)[...] = labels
         pinned[labels.nbytes:size].reshape(images.shape)[...] = images
         self._stream.wait_event(self._used)  # by then nothing is asked of what lay here
@@ -59,7 +59,7 @@ class _Slot:
         self.on_gpu = cuda.cupy.empty(size, np.uint8)
         self.copied = cuda.Event(disable_timing=True)
 
-    def free(self):
+    def writable(self):
         """Return the pinned memory once its last copy is done."""
         if not self.copied.done:
             self.copied.synchronize()

@@ -88,7 +88,8 @@ def keep_memory():
 def leave_out_networks():
     """Have Open MPI start without libfabric where all ranks are on one host.
 
-    It looks for networks as every rank starts, and sleeps for a second. Shared memory and TCP stay.
+    It looks for networks as every rank starts, and sleeps for a second. Shared memory and TCP stay. What the
+    environment says comes first; a ``btl`` in Open MPI's own files does not.
     """
     size = os.environ.get('OMPI_COMM_WORLD_SIZE')
     if size and size == os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') and 'OMPI_MCA_btl' not in os.environ:

@@ -72,6 +72,8 @@ def versions():
         found['cupy'] = cupy.__version__
         from cupy.cuda import nccl
         found['nccl'] = str(nccl.get_version())
+        if cudnn.version():
+            found['cudnn'] = _cudnn()
     found['host'] = host()
     return found
 
@@ -132,10 +134,13 @@ def _of_device(communicator):
     versions = [f'CuPy {cuda.cupy.__version__}', f'CUDA {_version(runtime.runtimeGetVersion())}',
                 f'driver for CUDA {_version(runtime.driverGetVersion())}', f'NCCL {nccl.get_version()}']
     if cudnn.version():
-        through = 'lib/gpu/cudnn.py' if cudnn.library() else 'CuPy'
-        return [', '.join([*versions, f'cuDNN {cudnn.version()} through {through}'])]
+        return [', '.join([*versions, f'cuDNN {_cudnn()}'])]
     return [', '.join(versions),
             f'no cuDNN ({_why_no_cudnn()}): convolutions go through im2col, which is slower']
+
+
+def _cudnn():
+    return f'{cudnn.version()} through {"lib/gpu/cudnn.py" if cudnn.library() else "CuPy"}'
 
 
 def _version(number):

@@ -22,7 +22,7 @@ from lib.errors import EXIT_STOPPED
 
 _INSISTENT = signal.SIGTERM, signal.SIGINT
 _PATIENCE = 0.5  # seconds until a set-up has unwound, or the first iteration is done
-_UNTIL_MPI = 5    # seconds; MPI may never start
+_UNTIL_MPI = 30   # seconds; a large job's takes its time, and MPI may never start
 _APART = 0.1     # seconds; GNU timeout sends a signal twice, to the process and to its group
 
 

@@ -172,7 +172,7 @@ except Stopped as stopped:
 
 def test_no_process_waits_for_mpi_for_ever(monkeypatch):
     monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
-    process = run('wait()')
+    process = run('from lib.run import signals\nsignals._UNTIL_MPI = 1\nwait()')
     process.send_signal(signal.SIGTERM)
     assert 'SIGTERM before an iteration was done: nothing to save' in end_of(process)[1]
     assert process.returncode == 75

@@ -21,7 +21,6 @@ from lib import constants, errors  # noqa: E402
 from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.communication import collectives, communicators, launcher, wire  # noqa: E402
 from lib.data import normalization  # noqa: E402
-from lib.gpu import flat  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
 from lib.run import arguments, devices, machine, timing  # noqa: E402
 from lib.updater import WorkerUpdater  # noqa: E402
@@ -60,11 +59,11 @@ def check_update(device, comm):
                             {'alpha_rmsprop': 0.002, 'alpha_sgd': 0.0}):
         links = []
         places = [(chainer.get_device('@numpy'), False), (device, False), (device, True)]
-        for place, laid_flat in places if device.xp is not np else places[:2]:
+        for place, laid_flat in places if comm.guard else places[:2]:
             link = parameters([theta.astype(np.float32)], place)
             optimizer = RMSpropWarmup(0.1, **hyperparameters).setup(link)
             if laid_flat:
-                optimizer.lay_flat(flat.Guard())
+                optimizer.lay_flat(comm.guard)
             for grad in grads:
                 link.p0.grad = place.send(grad.astype(np.float32))
                 optimizer.update()

@@ -105,6 +105,9 @@ def _is_alive(host, pid):
         return True
     except (ProcessLookupError, OverflowError):
         return False
+    # A zombie, whose parent has not asked for it yet, answers and no longer writes.
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     return True
 
 

@@ -177,9 +177,11 @@ def test_temporary_files_go_when_their_writer_is_dead(tmp_path, monkeypatch):
     alive = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
+    zombie = subprocess.Popen([sys.executable, '-c', ''])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     kept, gone = [], []
     # The name a writer gives its temporary file, taken from a write that is interrupted.
-    for pid, names in ((os.getpid(), kept), (alive.pid, kept), (dead.pid, gone)):
+    for pid, names in ((os.getpid(), kept), (alive.pid, kept), (dead.pid, gone), (zombie.pid, gone)):
         monkeypatch.setattr(os, 'getpid', lambda pid=pid: pid)
         for folder in (tmp_path, tmp_path / 'checkpoint'):
             with files.replacing(folder / 'iteration-00000001.npz'):
@@ -192,7 +194,8 @@ def test_temporary_files_go_when_their_writer_is_dead(tmp_path, monkeypatch):
         path.write_text('')
     directory.prune(tmp_path, 1)
     alive.communicate(b'\n')
-    assert len(kept) == 4 and len(gone) == 3
+    zombie.wait()
+    assert len(kept) == 4 and len(gone) == 5
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in gone)
 

@@ -1,4 +1,4 @@
-"""What the networks are made of, with the initialization of Goyal et al. 2017 (section 5.1).
+"""What the networks have in common, with the initialization of Goyal et al. 2017 (section 5.1).
 
 Convolutions, which have no bias, are normal with variance 2 / (k * k * output channels) (He et al. 2015,
 fan-out), the classifier's weight is N(0, 0.01) and its bias 0; gamma is 0 in the last batch normalization of
@@ -8,8 +8,10 @@ each block, which makes every block start as its shortcut, and 1 elsewhere; beta
 from lib.constants import BN_DECAY, BN_EPS, FC_STD
 
 import chainer
+import chainer.functions as F
 from chainer.initializers import HeNormal, Normal
 
+from models import file_format
 from models.batch_normalization import BatchNormalization
 from models.convolution import Convolution2D
 from models.linear import Linear
@@ -65,3 +67,37 @@ def stage(block, n_blocks, in_channels, out_channels, stride, rng):
     blocks = [block(in_channels, out_channels, stride, rng)]
     blocks += [block(out_channels, out_channels, 1, rng) for _ in range(n_blocks - 1)]
     return Stage(*blocks)
+
+
+class ResidualNetwork(chainer.Chain):
+    """Base of the networks: ``conv1`` and ``bn1``, stages ``res2`` and on, ``fc`` on the mean over pixels."""
+
+    @property
+    def stages(self):
+        """Steps of the network, first to last: pairs of a function of one variable and its links."""
+        later = [link for link in self.children() if link.name.startswith('res')]
+        return ((self._stem, (self.conv1, self.bn1)), *((link, (link,)) for link in later),
+                (self._head, (self.fc,)))
+
+    def forward(self, x):
+        """Return the logits.
+
+        Args:
+            x: Normalized images, float32, (batch, 3, height, width); sides of ``min_insize`` or more.
+
+        Returns:
+            chainer.Variable: (batch, n_class), of the parameters' dtype.
+        """
+        for step, _ in self.stages:
+            x = step(x)
+        return x
+
+    def _stem(self, x):
+        return self.bn1(self.conv1(F.cast(x, self.conv1.W.dtype)), relu=True)
+
+    def _head(self, h):
+        return self.fc(F.average(h, axis=(2, 3)))
+
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        file_format.mark(serializer)

@@ -11,8 +11,7 @@ from lib.constants import INSIZE
 import chainer
 import chainer.functions as F
 
-from models import file_format
-from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
+from models.blocks import ResidualNetwork, batch_normalization, classifier, convolution, shortcut, stage
 
 
 class Bottleneck(chainer.Chain):
@@ -38,7 +37,7 @@ class Bottleneck(chainer.Chain):
         return self.bn3(self.conv3(h), residual=self.shortcut(x), relu=True)
 
 
-class BottleneckResNet(chainer.Chain):
+class BottleneckResNet(ResidualNetwork):
     """Base of the three networks, which differ in their ``depths``.
 
     Args:
@@ -61,37 +60,8 @@ class BottleneckResNet(chainer.Chain):
             self.res5 = stage(Bottleneck, self.depths[3], 1024, 2048, 2, rng)
             self.fc = classifier(2048, n_class, rng)
 
-    @property
-    def stages(self):
-        """Steps of the network, first to last: pairs of a function of one variable and its links."""
-        later = (self.res2, self.res3, self.res4, self.res5)
-        return ((self._stem, (self.conv1, self.bn1)), *((stage, (stage,)) for stage in later),
-                (self._head, (self.fc,)))
-
-    def forward(self, x):
-        """Return the logits.
-
-        Args:
-            x: Normalized images, float32, (batch, 3, height, width); sides of 32 or more.
-
-        Returns:
-            chainer.Variable: (batch, n_class), of the parameters' dtype.
-        """
-        for step, _ in self.stages:
-            x = step(x)
-        return x
-
     def _stem(self, x):
-        h = F.cast(x, self.conv1.W.dtype)
-        h = self.bn1(self.conv1(h), relu=True)
-        return F.max_pooling_2d(h, 3, stride=2, pad=1, cover_all=False)
-
-    def _head(self, h):
-        return self.fc(F.average(h, axis=(2, 3)))
-
-    def serialize(self, serializer):
-        super().serialize(serializer)
-        file_format.mark(serializer)
+        return F.max_pooling_2d(super()._stem(x), 3, stride=2, pad=1, cover_all=False)
 
 
 class ResNet50(BottleneckResNet):

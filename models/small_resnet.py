@@ -6,10 +6,8 @@ shortcuts are those of :mod:`models.blocks`.
 """
 
 import chainer
-import chainer.functions as F
 
-from models import file_format
-from models.blocks import batch_normalization, classifier, convolution, shortcut, stage
+from models.blocks import ResidualNetwork, batch_normalization, classifier, convolution, shortcut, stage
 
 
 class BasicBlock(chainer.Chain):
@@ -29,7 +27,7 @@ class BasicBlock(chainer.Chain):
         return self.bn2(self.conv2(h), residual=self.shortcut(x), relu=True)
 
 
-class SmallResNet(chainer.Chain):
+class SmallResNet(ResidualNetwork):
     """Base of the networks, which differ in ``n``, their blocks per stage.
 
     Args:
@@ -51,37 +49,6 @@ class SmallResNet(chainer.Chain):
             self.res3 = stage(BasicBlock, self.n, width, 2 * width, 2, rng)
             self.res4 = stage(BasicBlock, self.n, 2 * width, 4 * width, 2, rng)
             self.fc = classifier(4 * width, n_class, rng)
-
-    @property
-    def stages(self):
-        """Steps of the network, first to last: pairs of a function of one variable and its links."""
-        later = (self.res2, self.res3, self.res4)
-        return ((self._stem, (self.conv1, self.bn1)), *((stage, (stage,)) for stage in later),
-                (self._head, (self.fc,)))
-
-    def forward(self, x):
-        """Return the logits.
-
-        Args:
-            x: Normalized images, float32, (batch, 3, height, width); sides of 16 or more.
-
-        Returns:
-            chainer.Variable: (batch, n_class), of the parameters' dtype.
-        """
-        for step, _ in self.stages:
-            x = step(x)
-        return x
-
-    def _stem(self, x):
-        h = F.cast(x, self.conv1.W.dtype)
-        return self.bn1(self.conv1(h), relu=True)
-
-    def _head(self, h):
-        return self.fc(F.average(h, axis=(2, 3)))
-
-    def serialize(self, serializer):
-        super().serialize(serializer)
-        file_format.mark(serializer)
 
 
 class ResNet8(SmallResNet):

@@ -54,7 +54,7 @@ def missing_for_gpus():
         newest = max(compute_capability(index) for index in range(count))
         if newest > CUDNN_8_CAPABILITY:
             return (f'cuDNN 8 has no code for GPUs of compute capability {newest / 10}; '
-                    'install the extra "gpu13" in the place of "gpu"')
+                    'install the extra "gpu13" in a new environment, without "gpu"')
     return None
 
 

@@ -77,8 +77,8 @@ def wrapped(message, cause):
      'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'),
     (fake_cuda(), False, 'CuPy finds no NCCL; install the extra "gpu"'),
     (fake_cuda(capability='100'), True,
-     'cuDNN 8 has no code for GPUs of compute capability 10.0; install the extra "gpu13" in the place of '
-     '"gpu"')])
+     'cuDNN 8 has no code for GPUs of compute capability 10.0; install the extra "gpu13" in a new '
+     'environment, without "gpu"')])
 def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, nccl, expected):
     monkeypatch.setattr(devices, 'cuda', cuda)
     monkeypatch.setattr(devices.cudnn, 'version', lambda: 8907 if cuda.cudnn_enabled else None)

@@ -21,6 +21,7 @@ if sys.argv[1:] == ['differ'] and comm.rank == 1:
         return [mean + 1 for mean in means], finite
     gpu_check._exchanged = planted
 lines = [line for line, _ in gpu_check.check_all(device, comm)]
-plan, model, seconds = gpu_check.train(device, comm, 'resnet8', 16, 3)
+updater, seconds = gpu_check.train(device, comm, 'resnet8', 16, 3)
+seconds['update'] = gpu_check.time_update(updater)
 if comm.rank == 0:
-    print('\n'.join([*lines, *gpu_check.report(plan, model, seconds)]))
+    print('\n'.join([*lines, *gpu_check.report(updater.plan, updater.model, seconds)]))

@@ -1,5 +1,6 @@
 """Which GPU each rank takes, what is refused, and what is said of the machine: without a GPU."""
 
+import importlib.metadata
 import types
 
 from lib.errors import UserError
@@ -58,6 +59,20 @@ def fake_cuda(count=1, capability='90', **attributes):
     libcudnn = types.SimpleNamespace(getVersion=lambda: 8907)
     return types.SimpleNamespace(**{'available': True, 'cupy': cupy, 'cudnn_enabled': True,
                                     'libcudnn': libcudnn, **attributes})
+
+
+@pytest.mark.parametrize('installed, extra', [
+    (['cupy-cuda12x'], 'gpu'), (['cupy-cuda13x'], 'gpu13'), ([], 'gpu')])
+def test_the_extra_that_is_advised_is_that_of_the_cupy_installed(monkeypatch, installed, extra):
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return '1'
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+    monkeypatch.setattr(devices, 'cuda', fake_cuda())
+    monkeypatch.setattr(devices, '_nccl_available', lambda: False)
+    monkeypatch.setattr(devices.cudnn, 'version', lambda: 91002)
+    assert devices.missing_for_gpus() == f'CuPy finds no NCCL; install the extra "{extra}"'
 
 
 def wrapped(message, cause):

@@ -22,7 +22,7 @@ from lib.batch_statistics import BatchStatistics  # noqa: E402
 from lib.communication import collectives, communicators, launcher, wire  # noqa: E402
 from lib.data import normalization  # noqa: E402
 from lib.optimizers import RMSpropWarmup  # noqa: E402
-from lib.run import arguments, devices, machine, timing  # noqa: E402
+from lib.run import arguments, devices, excepthook, machine, timing  # noqa: E402
 from lib.updater import WorkerUpdater  # noqa: E402
 
 import chainer  # noqa: E402
@@ -91,10 +91,10 @@ def check_statistics(device, comm):
         for k in range(2):
             rows.select(k)
             model(place.send((k + 1) * images[k] + k))
-        on_host = rows.rows_on_host()
-        assert (on_host[0] != on_host[1]).any(), 'the statistics were not updated in place'
-        close(model[0].avg_mean, on_host[1][:12], 0)
+        on_host, in_use = rows.rows_on_host(), cuda.to_cpu(model[0].avg_mean)
         averages.append([on_host, _average(rows, model, comm, 'mean'), _average(rows, model, comm, 'pooled')])
+        assert (on_host[0] != on_host[1]).any(), 'the statistics were not updated in place'
+        close(in_use, on_host[1][:12], 0)
     for expected, got in zip(*averages):
         close(got, expected, 1e-4)
 
@@ -107,24 +107,24 @@ def _average(rows, model, comm, variance):
 def check_exchange(device, comm):
     """Gradients packed, exchanged and unpacked: exact where float16 is; on one GPU the CPU's bits."""
     shapes = (3, 64, 7, 7), (64,), (1000, 13)
-    link = _exchanged(device, comm, whole_gradients(comm.rank, shapes))
+    whole, infinite = (whole_gradients(comm.rank, shapes) for _ in range(2))
+    infinite[1][5] = np.inf
+    # First all that the processes do together: one that finds a difference takes no more part in its check.
+    means, finite = _exchanged(device, comm, whole)
+    _, unnoticed = _exchanged(device, comm, infinite)
     totals = [sum(arrays) for arrays in zip(*(whole_gradients(rank, shapes) for rank in range(comm.size)))]
-    for param, total in zip(link.params(), totals):
-        expected = total / np.float32(comm.size)
-        assert (cuda.to_cpu(param.grad) == expected).all(), 'whole numbers came out different'
+    for mean, total in zip(means, totals):
+        assert (mean == total / np.float32(comm.size)).all(), 'whole numbers came out different'
+    assert finite, 'whole numbers were taken for infinite ones'
+    assert not unnoticed, 'an infinite gradient was not noticed'
     if comm.size == 1:
         rng = np.random.default_rng(3)
         for sigma in (1e-7, 1e-3, 1e3):
             drawn = [(sigma * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
-            for param, array in zip(_exchanged(device, comm, drawn).params(), drawn):
+            for mean, array in zip(_exchanged(device, comm, drawn)[0], drawn):
                 payload = np.empty(array.size, comm.wire_dtype)
                 wire.to_wire(array, payload)
-                assert (cuda.to_cpu(param.grad).ravel() == payload.astype(np.float32)).all(), sigma
-    assert comm.gradient_is_finite()
-    infinite = whole_gradients(comm.rank, shapes)
-    infinite[1][5] = np.inf
-    _exchanged(device, comm, infinite)
-    assert not comm.gradient_is_finite(), 'an infinite gradient was not noticed'
+                assert (mean.ravel() == payload.astype(np.float32)).all(), sigma
 
 
 def whole_gradients(rank, shapes):
@@ -134,14 +134,29 @@ def whole_gradients(rank, shapes):
 
 
 def _exchanged(device, comm, gradients):
+    """Exchange gradients; return their means on the host, and whether they were found to be finite."""
     link = parameters(gradients, device)
     for param, gradient in zip(link.params(), gradients):
         param.grad = device.send(gradient)
     comm.multi_node_mean_grad(link)
-    return link
+    return [np.array(cuda.to_cpu(param.grad)) for param in link.params()], comm.gradient_is_finite()
 
 
 CHECKS = check_update, check_normalization, check_statistics, check_exchange
+
+
+def check_all(device, comm):
+    """Run the checks; yield of each a line, and whether all processes' GPUs agree with the CPU."""
+    for check in CHECKS:
+        fault = None
+        try:
+            check(device, comm)
+        except AssertionError as error:
+            fault = str(error)
+        faults = comm.mpi_comm.allgather(fault)
+        rank = next((rank for rank, fault in enumerate(faults) if fault is not None), None)
+        outcome = 'as on the CPU' if rank is None else f'DIFFERENT FROM THE CPU: rank {rank}: {faults[rank]}'
+        yield f'{check.__doc__} {outcome}', rank is None
 
 
 def make_updater(device, comm, arch, insize, *options):
@@ -163,21 +178,27 @@ def make_updater(device, comm, arch, insize, *options):
 
 
 def train(device, comm, arch, insize, iterations):
-    """Train on synthetic images; return seconds of each iteration's parts, and the model with optimizer."""
+    """Train on synthetic images; return the updater, and median seconds of an iteration's parts."""
     updater = make_updater(device, comm, arch, insize)
-    timer, optimizer = updater.timer, updater.get_optimizer('main')
     for _ in range(WARM_UP):
         updater.update()
-    timer.collect()
+    updater.timer.collect()
     for _ in range(iterations):
         updater.update()
-    spans = timer.collect()
+    spans = updater.timer.collect()
     updater.confirm()  # after a fault an update would do nothing, quickly
+    return updater, {name: statistics.median(seconds) for name, seconds in spans.items()}
+
+
+def time_update(updater):
+    """Median seconds of an update alone."""
+    timer, xp = updater.timer, updater.model.xp
+    filled = xp.empty(0 if xp is np else 1 << 28, np.float32)
     for _ in range(REPEATS):
+        filled.fill(0)  # a GPU is at it while its host asks for the update, which takes the host as long
         with timer('update'):
-            optimizer.update()
-    spans['update'] = timer.collect()['update']
-    return updater.plan, updater.model, {name: statistics.median(seconds) for name, seconds in spans.items()}
+            updater.get_optimizer('main').update()
+    return statistics.median(timer.collect()['update'])
 
 
 def copy_bandwidth():
@@ -192,7 +213,7 @@ def copy_bandwidth():
 
 
 def report(plan, model, seconds):
-    """Lines about what ``train`` has measured."""
+    """Lines about what ``train`` and ``time_update`` have measured."""
     parts = {name: seconds[name] for name in ('allreduce', 'update', 'data')}
     parts = {'forward and backward': seconds['iteration'] - sum(parts.values()), **parts}
     yield (f'{plan.arch}, {plan.workers} x {plan.batch} images: '
@@ -212,6 +233,7 @@ def main():
     try:
         communicator = devices.choose_communicator('pure_nccl')
         comm = communicators.create_communicator(communicator)
+        excepthook.install_excepthook(comm.mpi_comm)
         device = devices.bind(communicator, comm)
     except errors.UserError as error:
         if launcher.launched_rank() == 0:
@@ -226,17 +248,15 @@ def main():
     for note in machine.notes(communicator):
         say(note)
     agree = True
-    for check in CHECKS:
-        outcome = 'as on the CPU'
-        try:
-            check(device, comm)
-        except AssertionError as error:
-            agree, outcome = False, f'DIFFERENT FROM THE CPU: {error}'
-        say(f'{check.__doc__} {outcome}')
-    for line in report(*train(device, comm, args.arch, args.insize, args.iterations)):
+    for line, agrees in check_all(device, comm):
+        agree = agree and agrees
         say(line)
-    say(f'copy within the GPU: {copy_bandwidth() / 1e9:.0f} GB/s; '
-        f'memory taken: {cuda.memory_pool.total_bytes() / 1e9:.1f} GB')
+    updater, seconds = train(device, comm, args.arch, args.insize, args.iterations)
+    memory = cuda.memory_pool.total_bytes()  # before the measurements take more
+    seconds['update'] = time_update(updater)
+    for line in report(updater.plan, updater.model, seconds):
+        say(line)
+    say(f'copy within the GPU: {copy_bandwidth() / 1e9:.0f} GB/s; memory taken: {memory / 1e9:.1f} GB')
     return errors.EXIT_FINISHED if agree else errors.EXIT_FAULT
 
 

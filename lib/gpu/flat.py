@@ -85,8 +85,9 @@ extern "C" __global__ void update(const Arrays means, const Chunk *chunks, int f
   for (int k = threadIdx.x; k < chunk.size; k += blockDim.x) {
     const int i = chunk.place + k;
     const float grad = element(mean, chunk.first + k);
-    float &theta = thetas[i], &m = ms[i], &delta = deltas[i];
+    float theta = thetas[i], m = ms[i], delta = deltas[i];  // all read before the first is written
     RULE
+    thetas[i] = theta, ms[i] = m, deltas[i] = delta;
     if (halves) halves[i] = __float2half_rn(theta);
   }
 }

@@ -33,6 +33,8 @@ class Upload:
         compute = cuda.cupy.cuda.get_current_stream()
         size = labels.nbytes + images.nbytes
         if not self._slots or size > self._slots[0].pinned.size:
+            for slot in self._slots:
+                slot.writable()  # before CuPy's pool, which gets it back, hands it out again
             self._slots = [_Slot(size), _Slot(size)]
             self._stream = cuda.cupy.cuda.Stream(non_blocking=True)
             self._used = compute.record()

@@ -1,5 +1,6 @@
 """Which device a process computes on, and what its software can do."""
 
+import importlib.metadata
 import os
 import platform
 
@@ -11,8 +12,6 @@ from chainer.backends import cuda
 
 # The newest GPUs that cuDNN 8 knows: Hopper.
 CUDNN_8_CAPABILITY = 90
-
-INSTALL = 'install the extra "gpu"'
 
 
 def choose_communicator(name=None):
@@ -39,9 +38,9 @@ def missing_for_gpus():
     if not cuda.available:
         error = cuda._resolution_error
         if isinstance(error, ModuleNotFoundError):
-            return f'{error.name} is not installed; {INSTALL}'
+            return f'{error.name} is not installed; {_remedy()}'
         # CuPy wraps the reason in advice of several lines.
-        return f'CuPy does not load ({in_one_line(error.__cause__ or error)}); {INSTALL}'
+        return f'CuPy does not load ({in_one_line(error.__cause__ or error)}); {_remedy()}'
     try:
         count = cuda.cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
@@ -49,13 +48,22 @@ def missing_for_gpus():
     if count == 0:
         return 'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'
     if not _nccl_available():
-        return f'CuPy finds no NCCL; {INSTALL}'
+        return f'CuPy finds no NCCL; {_remedy()}'
     if (cudnn.version() or 9000) < 9000:
         newest = max(compute_capability(index) for index in range(count))
         if newest > CUDNN_8_CAPABILITY:
             return (f'cuDNN 8 has no code for GPUs of compute capability {newest / 10}; '
-                    'install the extra "gpu13" in the place of "gpu"')
+                    'install the extra "gpu13" in a new environment, without "gpu"')
     return None
+
+
+def _remedy():
+    """The extra with the CuPy that is installed: the other one has files of the same names."""
+    try:
+        importlib.metadata.version('cupy-cuda13x')
+    except importlib.metadata.PackageNotFoundError:
+        return 'install the extra "gpu"'
+    return 'install the extra "gpu13"'
 
 
 def compute_capability(index=None):

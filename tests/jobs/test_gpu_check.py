@@ -26,10 +26,17 @@ def test_without_a_gpu_it_says_so_in_one_line_and_exits_2(mpirun):
 
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_checks_pass_and_measure_with_the_cpu_in_the_gpu_s_place(mpirun, ranks):
-    measured, update = mpirun(ranks, ON_CPU).stdout.splitlines()
+    *checks, measured, update = mpirun(ranks, ON_CPU).stdout.splitlines()
+    assert len(checks) == 4 and all(line.endswith('. as on the CPU') for line in checks)
     pattern = rf'resnet8, {ranks} x 32 images: \d+ images/s, .* ms an iteration \(forward and backward .*\)'
     assert re.fullmatch(pattern, measured)
     assert re.fullmatch(r'update: \d+ GB/s', update)
+
+
+def test_a_difference_on_another_rank_is_told_and_the_rest_is_measured(mpirun):
+    *agreeing, differing, _, _ = mpirun(2, ON_CPU, 'differ').stdout.splitlines()
+    assert len(agreeing) == 3 and all(line.endswith('. as on the CPU') for line in agreeing)
+    assert differing.endswith('DIFFERENT FROM THE CPU: rank 1: whole numbers came out different')
 
 
 @pytest.mark.parametrize('ranks', [8, 1024, 2048])

@@ -43,3 +43,16 @@ def test_a_larger_minibatch_finds_room():
         images, labels = np.full((size, 2, 2, 3), size, np.uint8), np.arange(size, dtype=np.int32)
         sent = upload.send(images, labels)
         assert (cuda.to_cpu(sent[0]) == images).all() and (cuda.to_cpu(sent[1]) == labels).all()
+
+
+@attr.gpu
+def test_a_larger_minibatch_leaves_the_last_one_what_it_was():
+    import cupyx
+    upload = Upload(chainer.get_device('@cupy:0'))
+    small, large = (np.full((size, 2, 2, 3), size, np.uint8) for size in (2, 4))
+    on_gpu = upload.send(small, np.zeros(2, np.int32))[0] + np.uint8(1)
+    upload.send(large, np.zeros(4, np.int32))
+    others = [cupyx.empty_pinned(small.nbytes + 8, np.uint8) for _ in range(2)]
+    for other in others:
+        other[...] = 77  # whoever has the memory now
+    assert (cuda.to_cpu(on_gpu) == small + 1).all()

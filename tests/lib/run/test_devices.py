@@ -1,5 +1,6 @@
 """Which GPU each rank takes, what is refused, and what is said of the machine: without a GPU."""
 
+import importlib.metadata
 import types
 
 from lib.errors import UserError
@@ -60,6 +61,20 @@ def fake_cuda(count=1, capability='90', **attributes):
                                     'libcudnn': libcudnn, **attributes})
 
 
+@pytest.mark.parametrize('installed, extra', [
+    (['cupy-cuda12x'], 'gpu'), (['cupy-cuda13x'], 'gpu13'), ([], 'gpu')])
+def test_the_extra_that_is_advised_is_that_of_the_cupy_installed(monkeypatch, installed, extra):
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return '1'
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+    monkeypatch.setattr(devices, 'cuda', fake_cuda())
+    monkeypatch.setattr(devices, '_nccl_available', lambda: False)
+    monkeypatch.setattr(devices.cudnn, 'version', lambda: 91002)
+    assert devices.missing_for_gpus() == f'CuPy finds no NCCL; install the extra "{extra}"'
+
+
 def wrapped(message, cause):
     error = ImportError(message)
     error.__cause__ = ImportError(cause)
@@ -77,8 +92,8 @@ def wrapped(message, cause):
      'no GPU is visible; run on a machine with one, or correct CUDA_VISIBLE_DEVICES'),
     (fake_cuda(), False, 'CuPy finds no NCCL; install the extra "gpu"'),
     (fake_cuda(capability='100'), True,
-     'cuDNN 8 has no code for GPUs of compute capability 10.0; install the extra "gpu13" in the place of '
-     '"gpu"')])
+     'cuDNN 8 has no code for GPUs of compute capability 10.0; install the extra "gpu13" in a new '
+     'environment, without "gpu"')])
 def test_what_is_missing_is_said_in_one_line_with_the_remedy(monkeypatch, cuda, nccl, expected):
     monkeypatch.setattr(devices, 'cuda', cuda)
     monkeypatch.setattr(devices.cudnn, 'version', lambda: 8907 if cuda.cudnn_enabled else None)

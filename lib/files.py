@@ -108,7 +108,7 @@ def _is_alive(host, pid, birth):
         pass
     except (ProcessLookupError, OverflowError):
         return False
-    # A zombie, whose parent has not asked for it yet, answers and no longer writes. Version 1.0 told no births.
+    # A zombie, whose parent has not asked for it yet, answers and writes no more. Version 1.0 named no birth.
     return state == _UNKNOWN or state not in 'ZX' and birth in (None, born)
 
 

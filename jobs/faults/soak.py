@@ -106,7 +106,7 @@ class Soak:
         bits = self._bits
         target = bits.choice(TARGETS)
         job = self._start(self.out)
-        # However quick this start is beside the first, or its iterations beside the mean: the run must not end.
+        # However quick this start and its iterations are beside the first: the run must not end.
         if bits.random() < 0.2:
             wait_for(lambda: last_iteration(self._notes), bits.uniform(0, start_up), job)
         else:

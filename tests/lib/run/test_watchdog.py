@@ -46,15 +46,20 @@ ctypes.PyDLL(None).pause()
 
 
 def test_a_beating_job_outlives_its_timeout_and_stop_ends_the_watch():
+    # The clock is the program's, and the timer late: a machine may let both threads wait.
     program = '''
-import time, types
-from lib.run.watchdog import StallWatchdog
-watchdog = StallWatchdog(types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1), 0.4)
+import faulthandler, time, types
+from lib.run import watchdog
+now, later = 0, faulthandler.dump_traceback_later
+watchdog.time = types.SimpleNamespace(monotonic=lambda: now, sleep=time.sleep)
+faulthandler.dump_traceback_later = lambda timeout, **more: later(timeout + 1, **more)
+watched = watchdog.StallWatchdog(types.SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1), 0.4)
 for iteration in range(12):
     time.sleep(0.1)
-    watchdog.beat(iteration)
-watchdog.stop()
-time.sleep(0.8)
+    now += 0.1
+    watched.beat(iteration)
+watched.stop()
+time.sleep(1.8)
 print('finished')
 '''
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)

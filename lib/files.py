@@ -115,7 +115,8 @@ def _is_alive(host, pid, birth):
 def _state_and_birth(pid):
     """A process's state, and when it was born in the kernel's ticks, as far as the system tells."""
     try:
-        fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        # The name before may be any bytes.
+        fields = pathlib.Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()
     except OSError:
         return _UNKNOWN, '0'
     return fields[0], fields[19]

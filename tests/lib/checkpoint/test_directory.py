@@ -202,7 +202,10 @@ def test_temporary_files_go_when_their_writer_is_dead(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 def test_temporary_files_go_when_another_process_has_their_writers_number(tmp_path, monkeypatch):
-    with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as writer:
+    named = r'open("/proc/self/comm", "wb").write(b"\xff) Z"); print(flush=True); input()'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', named], **pipes) as writer:
+        writer.stdout.readline()  # it has its name
         monkeypatch.setattr(os, 'getpid', lambda: writer.pid)
         with files.replacing(tmp_path / 'log'):
             name, = os.listdir(tmp_path)

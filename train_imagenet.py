@@ -148,8 +148,10 @@ def open_data(args, job):
 
 def claim_output(args, job, stack):
     """Lock the output directory until ``stack`` is closed, and make it ready; on rank 0."""
-    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(
-        lock.hold(args.out, lock.patience(args.stall_timeout) if args.wait else 0)))
+    patience = lock.patience(args.stall_timeout) if args.wait else 0
+    if job.watchdog:
+        job.watchdog.beat(ahead=patience)
+    job.everyone(lambda: job.comm.rank == 0 and stack.enter_context(lock.hold(args.out, patience)))
     job.first(output.prepare, args.out, args.resume, args.force)
 
 

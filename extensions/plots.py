@@ -4,7 +4,7 @@ import concurrent.futures
 import os
 import time
 
-from lib import files
+from lib import errors, files
 
 import numpy as np
 from chainer import training
@@ -16,7 +16,7 @@ class Plots(training.Extension):
     """Draws loss and accuracy from the log as it grows, and once, with the first of them, the schedule.
 
     For rank 0, in a thread of its own, for which no rank waits before the training ends. Not before the first
-    iteration, which all are waiting for.
+    iteration, which all are waiting for. A picture that cannot be drawn is said, and is not worth a run.
     """
 
     default_name = 'Plots'
@@ -42,7 +42,7 @@ class Plots(training.Extension):
         self._thread.shutdown()
 
     def _finish(self):
-        """Wait for what is being drawn; raises what the drawing has raised."""
+        """Wait for what is being drawn."""
         if self._drawing:
             self._drawing.result()
 
@@ -57,11 +57,14 @@ class Plots(training.Extension):
             self._save('schedule.png', lambda figure: draw_schedule(figure, self._plan))
 
     def _save(self, name, draw):
-        from matplotlib import figure  # takes half a second to import
-        picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
-        draw(picture)
-        files.try_to(files.write, os.path.join(self._out, name),
-                      lambda file: picture.savefig(file, format='png'), 'wb')
+        path = os.path.join(self._out, name)
+        try:
+            from matplotlib import figure  # takes half a second to import
+            picture = figure.Figure(figsize=(6.4, 4.0), dpi=120, layout='constrained')
+            draw(picture)
+            files.write(path, lambda file: picture.savefig(file, format='png'), 'wb')
+        except Exception as error:  # of a library; checkpoints are under way
+            errors.say_line(f'{path} was not written ({type(error).__name__}: {error}); training goes on')
 
 
 def _draw_curves(figure, log, name, label):

@@ -46,7 +46,8 @@ read_hosts() {
 }
 
 # What a launcher's daemon leaves behind when it is killed, once the last ranks are gone: shared memory that no
-# process maps, and the directory of a process that is no more. Without a single quote, for the host's shell.
+# process maps, and the directory of a process that is no more (one that nobody has reaped yet has no program).
+# Without a single quote, for the host's shell.
 _TIDY='for second in 1 2 3 4 5; do
     left=;
     for f in /dev/shm/sm_segment.* /dev/shm/mpich_shm_*; do
@@ -57,7 +58,7 @@ _TIDY='for second in 1 2 3 4 5; do
     sleep 1;
 done;
 for d in "${TMPDIR:-/tmp}"/prted.*; do
-    [ ! -O "$d" ] || [ -e "/proc/${d##*.}" ] || rm -rf "$d";
+    [ ! -O "$d" ] || [ -e "/proc/${d##*.}/exe" ] || rm -rf "$d";
 done'
 
 # silent_hosts: prints those that do not answer; on those that do, tidies up after a job that has ended.

@@ -73,16 +73,16 @@ _ask() {
     fi
 }
 
-# Remove what Open MPI leaves on this host of a job that was killed, and ended with this status: mpirun's
-# directory, and the ranks' shared memory, once no process has it any more.
+# _sweep MPIRUN STATUS: remove what Open MPI leaves on this host of a job that was killed: mpirun's directory, and
+# the ranks' shared memory, once no process has it any more.
 _sweep() {
     local segment
-    case $1 in 0|2|"$EXIT_STOPPED") return ;; esac
+    case $2 in 0|2|"$EXIT_STOPPED") return ;; esac
     for _ in {1..20}; do
-        pgrep -s "$_pid" >/dev/null || break
+        pgrep -s "$1" >/dev/null || break
         sleep 0.5
     done
-    rm -rf "${TMPDIR:-/tmp}/ompi.$_pid"
+    rm -rf "${TMPDIR:-/tmp}/ompi.$1"
     for segment in /dev/shm/sm_segment.*."$UID".*; do
         [[ -O $segment && $(stat -c %Y "$segment") -ge $_began ]] || continue
         grep -qsF "$segment" /proc/[0-9]*/maps || rm -f "$segment"
@@ -91,7 +91,7 @@ _sweep() {
 
 # Run one command to its end and return its status, whatever signals interrupt the waiting.
 _run() {
-    local before status
+    local before status ended
     # In a session of its own: Ctrl-C at a terminal, and qdel, reach every process of the group or session,
     # and would end mpirun before this script has spoken to it. setsid does not fork here, so $! is the
     # command.
@@ -105,12 +105,12 @@ _run() {
         status=$?
         [[ $before == "$_interruptions" ]] && break
     done
-    _sweep "$status"
-    _pid=
+    ended=$_pid _pid=  # from here on the number may be another process's
     if [[ -n $_reminder ]]; then
         kill "$_reminder" 2>/dev/null
         _reminder=
     fi
+    _sweep "$ended" "$status"
     return "$status"
 }
 

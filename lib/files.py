@@ -13,7 +13,8 @@ from lib import errors
 
 _NAME_BYTES = 255  # what a file's name may have at most
 
-_TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)')
+_TEMPORARY = re.compile(r'.+\.partial-(?P<host>.+)-(?P<pid>\d+)(?:\.(?P<birth>\d+))?')
+_UNKNOWN = '?'
 
 
 def open_regular(path):
@@ -46,8 +47,9 @@ def replacing(path, mode='wb', durable=False):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Host and process in the name tell what a dead writer has left from a file being written.
-    mark = f'.partial-{_host()}-{os.getpid()}'
+    # Host and process in the name tell what a dead writer has left from a file being written; and the time of
+    # birth, since numbers of processes are used again: in containers at every start.
+    mark = f'.partial-{_host()}-{os.getpid()}.{_state_and_birth(os.getpid())[1]}'
     temporary = path.with_name(os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES - len(mark)]) + mark)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -90,25 +92,34 @@ def remove_leftovers(directory, of_living=False):
         return
     for name in names:
         match = _TEMPORARY.fullmatch(name)
-        if match and (of_living or not _is_alive(match['host'], int(match['pid']))):
-            with contextlib.suppress(FileNotFoundError):
+        if match and (of_living or not _is_alive(match['host'], int(match['pid']), match['birth'])):
+            with contextlib.suppress(OSError):  # it stays, and does no harm
                 os.unlink(os.path.join(directory, name))
 
 
-def _is_alive(host, pid):
+def _is_alive(host, pid, birth):
     # A job that moved to another host has left its writer behind there.
     if host != _host():
         return False
+    state, born = _state_and_birth(pid)
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return True
+        pass
     except (ProcessLookupError, OverflowError):
         return False
-    # A zombie, whose parent has not asked for it yet, answers and no longer writes.
-    with contextlib.suppress(OSError):
-        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    return True
+    # A zombie, whose parent has not asked for it yet, answers and writes no more. Version 1.0 named no birth.
+    return state == _UNKNOWN or state not in 'ZX' and birth in (None, born)
+
+
+def _state_and_birth(pid):
+    """A process's state, and when it was born in the kernel's ticks, as far as the system tells."""
+    try:
+        # The name before may be any bytes.
+        fields = pathlib.Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()
+    except OSError:
+        return _UNKNOWN, '0'
+    return fields[0], fields[19]
 
 
 def _host():

@@ -16,11 +16,12 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-# Started in the background, or by nohup, pytest and all that it starts ignore Ctrl-C or a hangup, which
-# tests send. What has a handler here has the default in a new process.
+# Started in the background, by nohup or by a shell with traps, pytest and all that it starts ignore signals
+# that tests send. What has a handler here has the default in a new process.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
+for number in signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 
 def pytest_collection_modifyitems(items):

@@ -275,6 +275,34 @@ def test_a_signal_that_comes_with_the_handlers_asks_for_another_start():
     assert re.fullmatch(r'train_imagenet.py: rank 0: SIGTERM before .*\n', done.stderr)
 
 
+def test_a_rank_that_waits_for_the_lock_does_not_stand_still():
+    program = """if True:
+        import contextlib, faulthandler, time, types
+        import train_imagenet
+        from lib.run import arguments, lock, watchdog
+        now = 0
+
+        @contextlib.contextmanager
+        def hold(out, wait):
+            global now
+            now += wait
+            time.sleep(0.5)  # the watchdog looks every tenth of a second
+            yield
+
+        lock.hold = hold
+        watchdog.time = types.SimpleNamespace(monotonic=lambda: now, sleep=time.sleep)
+        faulthandler.dump_traceback_later = lambda *when, **more: None
+        comm = types.SimpleNamespace(rank=0, Get_rank=lambda: 0, Get_size=lambda: 1)
+        job = types.SimpleNamespace(comm=comm, watchdog=watchdog.StallWatchdog(comm, 0.4),
+                                    everyone=lambda step: step(), first=lambda *step: None)
+        with contextlib.ExitStack() as stack:
+            train_imagenet.claim_output(arguments.parse(['--wait', '--stall-timeout', '0.4']), job, stack)
+            job.watchdog.stop()
+            print('held')"""
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ('held\n', '', 0)
+
+
 def test_test_option_runs_a_few_iterations_and_one_validation(train, tmp_path):
     train(1, '-B', '8', '--test')
     log = json.loads((tmp_path / 'out' / 'log').read_text())

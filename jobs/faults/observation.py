@@ -39,7 +39,7 @@ def processes_of(job):
     found = []
     for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
         with contextlib.suppress(OSError):
-            status, _, _, session = path.read_text().rpartition(')')[2].split()[:4]
+            status, _, _, session = path.read_text(errors='replace').rpartition(')')[2].split()[:4]
             if int(session) == job.pid and int(path.parent.name) != job.pid and status not in 'ZX':
                 found.append(int(path.parent.name))
     return sorted(found)

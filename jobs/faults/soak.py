@@ -106,12 +106,13 @@ class Soak:
         bits = self._bits
         target = bits.choice(TARGETS)
         job = self._start(self.out)
+        # However quick this start and its iterations are beside the first: the run must not end.
         if bits.random() < 0.2:
-            wait_for(lambda: False, bits.uniform(0, start_up), job)
+            wait_for(lambda: last_iteration(self._notes), bits.uniform(0, start_up), job)
         else:
-            more = bits.randint(0, 5)
-            wait_for(lambda: last_iteration(self._notes) >= newest + more, 600, job)
-            wait_for(lambda: False, bits.uniform(0, iteration), job)
+            at = newest + bits.randint(0, 5)
+            wait_for(lambda: last_iteration(self._notes) >= at, 600, job)
+            wait_for(lambda: last_iteration(self._notes) > at + 1, bits.uniform(0, iteration), job)
         if job.poll() is not None:
             raise RuntimeError(f'kill {number}: the run ended before it: give it more epochs')
         kill(job, target, bits)

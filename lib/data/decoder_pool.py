@@ -35,6 +35,8 @@ _DECODER_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'dec
 
 # Seconds until a decoder process that was killed is gone, unless it hangs.
 _PATIENCE = 1.0
+# Seconds from the end of its sockets to its own, which on a loaded machine lie apart.
+_LAST_MOMENTS = 10.0
 
 
 _started = weakref.WeakSet()
@@ -289,7 +291,7 @@ class _ProcessDecoder:
     def _obituary(self, process):
         name = f'decoder process {self._processes.index(process)} (pid {process.pid})'
         try:
-            status = process.wait(_PATIENCE / 2)
+            status = process.wait(_LAST_MOMENTS)
         except subprocess.TimeoutExpired:
             return f'{name} has closed its connection'
         if status >= 0:

@@ -87,9 +87,9 @@ class StopRequest:
 
     def close(self):
         """End the watch: signals are noted and do nothing more. Main thread only."""
+        self._setting_up = False
         signal.set_wakeup_fd(-1)
         os.close(self._bell)
-        self._setting_up = False
 
     def begin(self):
         """Note that the set-up is over: from now on the training asks for :attr:`received`."""

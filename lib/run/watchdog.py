@@ -42,11 +42,16 @@ class StallWatchdog:
         self._thread = threading.Thread(target=watch, args=(self,), name='stall watchdog', daemon=True)
         self._thread.start()
 
-    def beat(self, iteration=None):
-        """Note that the job moves; ``iteration``, if given, is the last one finished."""
+    def beat(self, iteration=None, ahead=0):
+        """Note that the job moves.
+
+        Args:
+            iteration (int or None): The last one finished, if one was.
+            ahead (float): Seconds that the next step may take beside the timeout.
+        """
         if iteration is not None:
             self._iteration = iteration
-        self._last = time.monotonic()
+        self._last = time.monotonic() + ahead
 
     def stop(self):
         """End the watch."""

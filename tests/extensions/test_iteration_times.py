@@ -1,4 +1,5 @@
 import os
+import resource
 import types
 
 from lib.communication import collectives
@@ -119,6 +120,26 @@ def test_killed_run_leaves_no_row_twice_and_no_half_row(tmp_path):
     path.write_text(HEADER + '1,2,1,1,0,3\n2,2,1,1,0,3\n3,2,1,1,0,3\n4,2')
     extension_of(Timer(), path).initialize(trainer_at(2))
     assert path.read_text() == HEADER + '1,2,1,1,0,3\n2,2,1,1,0,3\n'
+
+
+def test_full_disk_leaves_no_half_row_and_later_iterations_are_written(tmp_path, capsys):
+    path = tmp_path / 'timing.csv'
+    timer = Timer()
+    extension = extension_of(timer, str(path))
+    extension.initialize(trainer_at(0))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for seconds in (1.0, 2.0, 3.0):
+        timer.spans = spans_of(iteration=[seconds], allreduce=[0.5], data=[0.0, 0.25])
+        try:
+            if seconds == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
+            report_of(extension)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text().splitlines() == [
+        HEADER.strip(), '1,1.000000,0.500000,1.000000,0.250000,1.5',
+        '3,3.000000,0.500000,1.000000,0.250000,1.5']
+    assert 'timing.csv was not written (No space left on device); training goes on' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('exchanges', [[0.5], [0.5, 0.6]])  # failed before the exchange, or after

@@ -69,6 +69,22 @@ def test_a_killed_daemon_ends_the_job_and_what_it_left_is_removed(three, start):
     assert re.search(r'Remote daemon: .* on node b', told), told
 
 
+def test_the_directory_of_a_killed_daemon_goes_although_nobody_has_reaped_it(three):
+    program = '''
+import os, subprocess, sys
+zombie, alive = (subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE)
+                 for code in ('', 'input()'))
+os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+for process in zombie, alive:
+    os.mkdir(f'/tmp/prted.{process.pid}')
+subprocess.run(['bash', '-c', 'source jobs/hosts.sh; HOSTS=(localhost); silent_hosts'], check=True)
+assert os.listdir(f'/tmp/prted.{alive.pid}') == []
+os.rmdir(f'/tmp/prted.{alive.pid}')
+alive.communicate()'''
+    done = three[0].run(sys.executable, '-c', program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_killed_script_leaves_a_job_that_stops_with_a_checkpoint(start):
     job = start((1, 1, 0))
     os.kill(job.inner, signal.SIGKILL)
@@ -88,7 +104,8 @@ def test_a_firewall_between_hosts_ends_the_job_and_is_suspected_aloud(three):
             host.drop_incoming(None)
     assert job.returncode == 1, told
     for rank, host in enumerate('ab'):
-        assert f'rank {rank} of 2 on host {host}: no iteration for 6 s, last finished: none' in told
+        assert re.search(rf'rank {rank} of 2 on host {host}: no iteration for \d+ s, last finished: none',
+                         told)
     assert 'A firewall between them' in told and 'docker0' in told
 
 
@@ -118,7 +135,7 @@ def test_a_host_that_dies_costs_one_restart_on_the_others(three):
     assert 'Remote daemon' in told and 'on node b' in told
     assert 'left out, for want of an answer: b; 6 workers on 4 ranks of 2 hosts' in told
     iteration = int(re.search(r'resumed from .* at iteration (\d+)', told)[1])
-    assert iteration <= 12  # of 32
+    assert iteration <= 24  # of 32
     with np.load(three.shared / 'undisturbed/model.npz') as expected, np.load(out / 'model.npz') as found:
         values = [name for name in expected if expected[name].dtype.kind == 'f']
         difference = max(abs(found[name] - expected[name]).max() for name in values)

@@ -45,7 +45,7 @@ slurmd -N {name}
 '''
 
 SMALL = ['--arch', 'resnet8', '--insize', '16', '--batchsize', '4', '--communicator', 'naive',
-         '--loaderjob', '0', '--epoch', '2000', '--checkpoint-interval', '5']
+         '--loaderjob', '0', '--epoch', '20000', '--checkpoint-interval', '5']
 
 
 class Cluster:

@@ -478,7 +478,7 @@ MUTATIONS = [
         ('exit=True, file=2', 'exit=False, file=2'),
         ('if idle >= watchdog.timeout:', 'if False:'),
         ('            faulthandler.cancel_dump_traceback_later()\n', ''),
-        ('        self._last = time.monotonic()\n\n    def stop', '\n    def stop'),
+        ('        self._last = time.monotonic() + ahead\n\n    def stop', '\n    def stop'),
         ('        self._stopped.set()', '        pass',
          'tests/lib/run/test_watchdog.py -k beating --timeout=40'),
     ]),

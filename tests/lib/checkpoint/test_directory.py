@@ -200,6 +200,29 @@ def test_temporary_files_go_when_their_writer_is_dead(tmp_path, monkeypatch):
     assert not any(path.exists() for path in gone)
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
+def test_temporary_files_go_when_another_process_has_their_writers_number(tmp_path, monkeypatch):
+    named = r'open("/proc/self/comm", "wb").write(b"\xff) Z"); print(flush=True); input()'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', named], **pipes) as writer:
+        writer.stdout.readline()  # it has its name
+        monkeypatch.setattr(os, 'getpid', lambda: writer.pid)
+        with files.replacing(tmp_path / 'log'):
+            name, = os.listdir(tmp_path)
+        monkeypatch.undo()
+        for path in (tmp_path / name, tmp_path / name.replace(f'-{writer.pid}', f'-{os.getpid()}')):
+            path.write_text('')
+        directory.prune(tmp_path, 1)
+    assert sorted(os.listdir(tmp_path)) == ['log', name]
+
+
+def test_a_temporary_file_that_cannot_be_removed_does_not_fail_the_checkpoint(tmp_path):
+    write_iterations(tmp_path, 1)
+    (tmp_path / f'log.partial-{os.uname().nodename}-99999999').mkdir()
+    directory.prune(tmp_path, 1)
+    assert iterations_of(tmp_path) == [1]
+
+
 def test_remove_all_leaves_other_files(tmp_path):
     write_iterations(tmp_path, 1, 2)
     (tmp_path / 'checkpoint' / 'notes').write_text('')

@@ -580,6 +580,6 @@ def test_decoders_use_all_cores_though_their_rank_is_bound_to_one():
     try:
         os.sched_setaffinity(0, {min(bound)})
         with ImagePool(1) as pool:
-            assert os.sched_getaffinity(pool._decoder._processes[0].pid) == bound
+            assert os.sched_getaffinity(pool._decoder._processes[0].pid) >= bound
     finally:
         os.sched_setaffinity(0, bound)

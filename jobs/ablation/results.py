@@ -92,6 +92,9 @@ class Results:
             if path.exists():
                 raise UserError(f'{path}: results of another format, expected results/SET/ARM-SEED.json; '
                                 'move it away')
+        if any(path.parent.name in SETS for path in self.directory.glob('*/*.json')):
+            raise UserError(f'--results {directory}: holds sets of runs itself; expected the directory in '
+                            f'which they are results/SET, here {self.directory.parent}')
         self._runs = {name: self._read(name) for name in SETS}
 
     def _path(self, name, run):

@@ -55,6 +55,13 @@ def test_results_of_two_image_sets_are_named_on_one_line(tmp_path, tiny, made_up
     assert 'paper-1.json: made of other images than paper-0.json' in line
 
 
+def test_the_directory_of_the_sets_themselves_is_named_on_one_line(tmp_path, tiny, made_up, capsys):
+    Results(tmp_path).add('tiny', made_up(tiny, 'paper', 0, 0.3))
+    assert main(['train', 'val', '--set', 'tiny', '--results', str(tmp_path / 'results')]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{tmp_path}/results: holds sets of runs itself' in line and line.endswith(f'here {tmp_path}')
+
+
 def test_a_file_for_results_and_an_empty_directory_are_user_errors(tmp_path, tiny, capsys):
     (tmp_path / 'file').write_text('')
     assert main(['--report', '--set', 'tiny', '--results', str(tmp_path / 'file')]) == 2

@@ -69,7 +69,7 @@ setuptools.setup(
         'tensorboard': ['tensorboardX>=2.6'],
         'convert': ['safetensors>=0.4', 'torch>=2.0'],  # torchvision's files; .safetensors needs no torch
         'test-gpu': ['cupy-cuda12x>=13.6,<14'],  # over CUDA's stand-ins, tests/cuda_on_cpu
-        'test': ['pytest>=7', 'pytest-timeout>=2.1', 'ruff>=0.5', 'safetensors>=0.4'],
+        'test': ['pytest>=7', 'pytest-timeout>=2.1', 'ruff>=0.5', 'safetensors>=0.4', 'tensorboardX>=2.6'],
         'bench': ['opencv-python-headless>=4.8', 'simplejpeg>=1.7'],  # peers that make bench compares with
     },
 )

@@ -1,7 +1,6 @@
 """Where the time of an iteration goes, and the job's training loss in each."""
 
 import csv
-import errno
 import io
 import os
 
@@ -119,12 +118,7 @@ class IterationTimes(training.Extension):
 def _append_rows(path, rows):
     text = io.StringIO()
     _write_rows(text, rows)
-    content = text.getvalue().encode()
-    with open(path, 'ab', buffering=0) as file:
-        end = file.tell()
-        if file.write(content) < len(content):  # half a row would spoil the next one
-            file.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    files.append(path, text.getvalue().encode())
 
 
 def _write_rows(file, rows):

@@ -138,6 +138,19 @@ def write(path, save, mode='w'):
         save(file)
 
 
+def append(path, content):
+    """Append bytes as a whole or not at all: a part would spoil what comes behind it.
+
+    Raises:
+        OSError: The file cannot be written; it is as it was.
+    """
+    with open(path, 'ab', buffering=0) as file:
+        end = file.tell()
+        if file.write(content) < len(content):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def write_line(path, text):
     """Write a text and the end of its line, as ``write`` does."""
     write(path, lambda file: file.write(f'{text}\n'))

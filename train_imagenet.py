@@ -239,7 +239,8 @@ def watched(args, plan, epoch_end):
         (progress.table(), epoch_end),
         *([(progress.bar(), None)] if progress.on_terminal() else []),
         (extensions.Plots(plan, args.out), epoch_end),
-        *([(extensions.TensorBoard(args.out), epoch_end)] if args.tensorboard else []),
+        *([(extensions.TensorBoard(os.path.join(args.out, output.EVENTS)), epoch_end)]
+          if args.tensorboard else []),
     ]
 
 

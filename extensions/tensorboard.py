@@ -17,20 +17,23 @@ class TensorBoard(training.Extension):
     Not by tensorboardX's SummaryWriter, whose thread a full disk ends, and the job with it. Here the row is
     lost, and said.
 
+    Args:
+        prefix (str): What the file's path begins with; the time and the host follow.
+
     Raises:
         UserError: If tensorboardX is not installed.
     """
 
     default_name = 'TensorBoard'
 
-    def __init__(self, out):
+    def __init__(self, prefix):
         try:
             import tensorboardX
         except ImportError:
             raise UserError('--tensorboard: tensorboardX is not installed; install the extra "tensorboard", '
                             'or leave the option out') from None
         self._library = tensorboardX
-        self._path = os.path.join(out, f'events.out.tfevents.{time.time():.0f}.{platform.node()}')
+        self._path = f'{prefix}{time.time():.0f}.{platform.node()}'
 
     def __call__(self, trainer):
         row = trainer.get_extension('LogReport').log[-1]

@@ -1,7 +1,9 @@
 """Fixtures for tests that need several ranks: they start mpirun themselves, so that plain pytest runs all."""
 
+import contextlib
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -94,6 +96,20 @@ def assert_on_ranks(mpirun):
         assert case in done.stdout.split(), done.stdout + done.stderr
 
     return check
+
+
+@pytest.fixture
+def full_disk():
+    """A block in which no file grows beyond a size: Python ignores the kernel's signal and sees EFBIG."""
+    @contextlib.contextmanager
+    def full_disk(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return full_disk
 
 
 @pytest.fixture(params=['compiled', 'NumPy'])

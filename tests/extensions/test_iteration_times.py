@@ -1,5 +1,5 @@
+import contextlib
 import os
-import resource
 import types
 
 from lib.communication import collectives
@@ -122,20 +122,15 @@ def test_killed_run_leaves_no_row_twice_and_no_half_row(tmp_path):
     assert path.read_text() == HEADER + '1,2,1,1,0,3\n2,2,1,1,0,3\n'
 
 
-def test_full_disk_leaves_no_half_row_and_later_iterations_are_written(tmp_path, capsys):
+def test_full_disk_leaves_no_half_row_and_later_iterations_are_written(tmp_path, capsys, full_disk):
     path = tmp_path / 'timing.csv'
     timer = Timer()
     extension = extension_of(timer, str(path))
     extension.initialize(trainer_at(0))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for seconds in (1.0, 2.0, 3.0):
         timer.spans = spans_of(iteration=[seconds], allreduce=[0.5], data=[0.0, 0.25])
-        try:
-            if seconds == 2:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
+        with full_disk(path.stat().st_size + 10) if seconds == 2 else contextlib.nullcontext():
             report_of(extension)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text().splitlines() == [
         HEADER.strip(), '1,1.000000,0.500000,1.000000,0.250000,1.5',
         '3,3.000000,0.500000,1.000000,0.250000,1.5']

@@ -1,16 +1,20 @@
-import contextlib
 import platform
-import resource
 import socket
 import struct
 import time
 import types
+
+from lib.run import output
 
 import pytest
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
 from extensions import TensorBoard
+
+
+def board_in(folder):
+    return TensorBoard(str(folder / output.EVENTS))
 
 
 def write(board, iteration, loss):
@@ -29,19 +33,8 @@ def scalars(path):
     return found
 
 
-@contextlib.contextmanager
-def full_disk(size):
-    """No file grows beyond ``size``."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_every_number_of_a_row_is_an_event(tmp_path):
-    board = TensorBoard(str(tmp_path))
+    board = board_in(tmp_path)
     write(board, 39, 2.5)
     write(board, 78, 1.25)
     (path,) = tmp_path.glob('events.out.tfevents.*')
@@ -50,8 +43,8 @@ def test_every_number_of_a_row_is_an_event(tmp_path):
 
 
 @pytest.mark.parametrize('room', [0, 10])
-def test_a_full_disk_costs_its_rows_alone_and_is_said(tmp_path, capsys, room):
-    board = TensorBoard(str(tmp_path))
+def test_a_full_disk_costs_its_rows_alone_and_is_said(tmp_path, capsys, full_disk, room):
+    board = board_in(tmp_path)
     write(board, 39, 2.5)
     (path,) = tmp_path.iterdir()
     with full_disk(path.stat().st_size + room):
@@ -63,7 +56,7 @@ def test_a_full_disk_costs_its_rows_alone_and_is_said(tmp_path, capsys, room):
 
 def test_the_file_is_one_that_tensorboardx_would_have_written(tmp_path, monkeypatch):
     monkeypatch.setattr(time, 'time', lambda: 1e9)
-    board = TensorBoard(str(tmp_path))
+    board = board_in(tmp_path)
     write(board, 39, 2.5)
     (path,) = tmp_path.iterdir()
     monkeypatch.setattr(socket, 'gethostname', platform.node)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import zipfile
 
 from lib import files
@@ -228,18 +227,9 @@ def test_damaged_checkpoint_can_be_sent_to_another_process():
     assert isinstance(error, UserError)
 
 
-@pytest.fixture
-def small_files_only():
-    """The kernel lets no file grow beyond 4 KiB; Python ignores the signal and sees EFBIG."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(written, small_files_only):
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(written, full_disk):
     before = written.read_bytes()
-    with pytest.raises(OSError) as caught:
+    with full_disk(4096), pytest.raises(OSError) as caught:
         file.write(written, BIG, DESCRIBED)
     assert caught.value.errno == errno.EFBIG
     assert written.read_bytes() == before

@@ -10,9 +10,9 @@
 # --hostfile FILE or --host a,b (MPICH: -f, -hosts). Open MPI's daemons then notice within half a minute that one
 # of them is cut off, and the job ends when nothing has moved for five minutes.
 #
-# * SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1 to this script becomes SIGUSR1 to mpirun, which passes it to
-#   every rank: they write a checkpoint and exit with 75. (SIGTERM to mpirun itself would kill the ranks
-#   unasked.) A second Ctrl-C ends the ranks at once, without a checkpoint.
+# * SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1 to this script becomes SIGUSR1 to mpirun, as soon as the ranks
+#   have joined, and it passes it to every rank: they write a checkpoint and exit with 75. (SIGTERM to mpirun
+#   itself would kill the ranks unasked.) A second Ctrl-C ends the ranks at once, without a checkpoint.
 # * Status 75 after such a signal is passed on: start again later, with the same command.
 # * Status 75 without one (a rank was told to stop, this script was not) starts the job again.
 # * 0 counts if the run has left its mark, --out's `finished`: mpirun says 0 too when it has lost a host in the
@@ -34,6 +34,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
 EXIT_STOPPED=75
 MARK=finished
+LOCK=lock
+JOIN_SECONDS=30
 REMIND_SECONDS=10
 STALL_SECONDS=300
 MOST_LOSSES=3
@@ -47,18 +49,24 @@ _began=         # when it was started
 _last_word=TERM # what ends the ranks at once
 _reminder=
 
-# mpirun drops a signal that arrives between its own start and its ranks'. Repeating it does no harm: a rank
-# that has a handler remembers that it was asked, one that has none yet has nothing to lose.
+# Ask mpirun to stop, but not before its ranks have joined: rank 0 then takes the lock of --out. Asked while its
+# daemons start, Open MPI leaves some behind; and when a rank dies of the signal it waits for good for those that
+# are just connecting. If no lock is to be seen it is asked all the same, and again: it drops a signal that comes
+# before its ranks, and these remember that they were asked.
 _pass_on() {
+    local i=0
     [[ -n $_pid && -z $_reminder ]] || return 0
-    local pid=$_pid
-    kill -USR1 "$pid" 2>/dev/null
     (
         trap - TERM INT HUP USR1
         # read waits as sleep does, but is no process that would outlive this one.
-        until read -rt "$REMIND_SECONDS"; (($? > 128)) && ! kill -USR1 "$pid"; do :; done <> <(:)
-    ) &>/dev/null &
+        until ((${#command[@]} == 0 || i++ >= 5 * JOIN_SECONDS)) || _joined; do read -rt 0.2; done
+        while kill -USR1 "$_pid"; do read -rt "$REMIND_SECONDS"; done
+    ) &>/dev/null <> <(:) &
     _reminder=$!
+}
+
+_joined() {
+    [[ $(stat -c %Y "$out/$LOCK") -ge $_began ]]
 }
 
 _ask() {

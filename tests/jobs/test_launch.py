@@ -16,8 +16,8 @@ JOBS = pathlib.Path(__file__).resolve().parents[2] / 'jobs'
 SCRIPTS = ['launch.sh', 'paper_1024.sh', 'node_8gpu.sh', 'one_gpu.sh', 'sample_cpu.sh', 'paper_1024.slurm',
            'paper_1024.pbs']
 
-# Notes the arguments of each start, then ends with the next of `statuses`; `wait` means until told, `lost` is
-# a status of 0 in the middle of the run, without its mark.
+# Notes the arguments of each start, then ends with the next of `statuses`; `wait` means until told, `joining`
+# the same, before the ranks have joined, `lost` is a status of 0 in the middle of the run, without its mark.
 FAKE_MPIRUN = '''#!/usr/bin/env bash
 if [[ $1 == --version ]]; then echo 'mpirun (Open MPI) 5.0.11'; exit; fi
 cd "$(dirname "$0")"
@@ -27,15 +27,17 @@ trap 'echo TERM >> signals; exit 1' TERM
 trap 'echo INT >> signals; exit 1' INT
 status=$(head -n 1 statuses)
 sed -i 1d statuses
+mkdir -p result
+[[ $status == joining ]] || touch result/lock
 echo ready
 if [[ $status == lost ]]; then exit 0; fi
-if [[ $status == 0 ]]; then mkdir -p result; echo done > result/finished; fi
+if [[ $status == 0 ]]; then echo done > result/finished; fi
 if [[ $status == killed ]]; then
     mkdir "$TMPDIR/ompi.$$"
     touch "/dev/shm/sm_segment.host.$UID.$SEGMENT.0"
     exit 137
 fi
-if [[ $status == wait ]]; then read -r < never; fi
+if [[ $status == wait || $status == joining ]]; then read -r < never; fi
 if [[ $status == deaf ]]; then trap '' USR1; echo deaf; read -r < never; fi
 exit "$status"
 '''
@@ -230,7 +232,6 @@ def test_what_does_not_train_needs_no_mark_and_takes_none_away(option, fake, tmp
     process = start(fake('lost'), '2', '--', option)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    (tmp_path / 'result').mkdir()
     (tmp_path / 'result' / 'finished').touch()
     process = start(fake('lost'), '2', '--', '--force', option)
     process.communicate(timeout=30)
@@ -267,6 +268,38 @@ def test_second_interrupt_ends_ranks_that_do_not_listen(fake, tmp_path):
     assert process.returncode == 1
     assert lines(tmp_path / 'signals') == ['TERM']
     assert len(lines(tmp_path / 'calls')) == 1
+
+
+def test_ranks_are_asked_once_they_have_joined(fake, tmp_path):
+    (tmp_path / 'result').mkdir()
+    lock = tmp_path / 'result/lock'
+    lock.touch()
+    os.utime(lock, (1e9, 1e9))  # another run's
+    looked = tmp_path / 'looked'
+    os.mkfifo(looked)
+    (tmp_path / 'stat').write_text(f'#!/bin/sh\necho >> {looked}\nexec {shutil.which("stat")} "$@"\n')
+    (tmp_path / 'stat').chmod(0o755)
+    process = start({**fake('joining'), 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}, '2', '--')
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGTERM)
+    with open(looked) as file:
+        file.readline()
+        assert not lines(tmp_path / 'signals')
+        lock.touch()
+        process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert lines(tmp_path / 'signals') == ['USR1']
+
+
+def test_ranks_whose_lock_is_not_to_be_seen_are_asked_all_the_same(fake, tmp_path):
+    impatient = tmp_path / 'impatient.sh'
+    impatient.write_text(f'source {JOBS}/launch.sh\nJOIN_SECONDS=1\nlaunch "$@"\n')
+    process = start(fake('joining'), '2', '--', script=impatient)
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert lines(tmp_path / 'signals') == ['USR1']
 
 
 def test_ranks_killed_before_they_listened_count_as_stopped(fake):
@@ -320,6 +353,8 @@ def test_missing_mpirun_is_named(tmp_path):
 
 RANK = '''#!/bin/bash
 trap 'echo told; exit 75' USR1
+mkdir -p result
+touch result/lock
 echo ready
 for i in {1..600}; do sleep 0.1; done
 '''
@@ -331,7 +366,7 @@ def test_sigterm_to_the_script_reaches_every_rank_under_the_real_mpirun(tmp_path
     python.write_text(RANK)
     python.chmod(0o755)
     env = environment(PYTHON=str(python), MPIRUN=str(beside) if beside.exists() else 'mpirun')
-    process = start(env, '2', '--')
+    process = start(env, '2', '--', cwd=tmp_path)
     assert [process.stdout.readline() for _ in range(2)] == ['ready\n'] * 2
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
@@ -370,7 +405,7 @@ def test_requeue_follows_the_time_limit_signal_only(fake, tmp_path):
     scontrol.write_text('#!/bin/bash\necho "$*" >> "$(dirname "$0")/scontrol.calls"\n')
     scontrol.chmod(0o755)
     for number, calls in [(signal.SIGTERM, []), (signal.SIGUSR1, ['requeue 17'])]:
-        env = {**fake('wait'), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17',
+        env = {**fake('wait'), 'SLURM_SUBMIT_DIR': str(JOBS.parent), 'SLURM_JOB_ID': '17', 'OUT': 'result',
                'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
         process = start(env, script='paper_1024.slurm')
         assert process.stdout.readline() == 'ready\n'

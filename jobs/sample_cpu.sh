@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real training in minutes on a CPU: the embedded sample set, ResNet-8, RANKS workers of 32 images. This is
-# what `make train` runs; 41 s on two cores, to about 92 % validation accuracy. Started again, it continues,
+# what `make train` runs; some 13 s on two cores, to about 92 % validation accuracy. Started again, it continues,
 # or says that it has finished. Further arguments go to train_imagenet.py. --dry-run prints the command.
 
 RANKS=${RANKS:-2}

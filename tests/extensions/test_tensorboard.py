@@ -58,12 +58,14 @@ def test_the_file_is_one_that_tensorboardx_would_have_written(tmp_path, monkeypa
     monkeypatch.setattr(time, 'time', lambda: 1e9)
     board = board_in(tmp_path)
     write(board, 39, 2.5)
+    write(board, 78, 1.25)
     (path,) = tmp_path.iterdir()
     monkeypatch.setattr(socket, 'gethostname', platform.node)
     (tmp_path / 'theirs').mkdir()
     theirs = event_file_writer.EventsWriter(str(tmp_path / 'theirs' / 'events'))
-    for key, value in (('main/loss', 2.5), ('lr', 0.5)):
-        theirs.write_event(event_pb2.Event(wall_time=1e9, step=39, summary=summary.scalar(key, value)))
+    for step, loss in ((39, 2.5), (78, 1.25)):
+        for key, value in (('main/loss', loss), ('lr', 0.5)):
+            theirs.write_event(event_pb2.Event(wall_time=1e9, step=step, summary=summary.scalar(key, value)))
     theirs.close()
     (other,) = (tmp_path / 'theirs').iterdir()
     assert path.name == other.name and path.read_bytes() == other.read_bytes()

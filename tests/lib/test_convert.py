@@ -47,7 +47,8 @@ def run(*words):
     return convert.main([*map(str, words)])
 
 
-@pytest.mark.parametrize('suffix, package', [('safetensors', 'safetensors'), ('pth', 'torch')])
+@pytest.mark.parametrize('suffix, package', [
+    ('safetensors', 'safetensors'), ('SafeTensors', 'safetensors'), ('pth', 'torch')])
 def test_there_and_back_gives_the_same_weights(file, tmp_path, suffix, package):
     pytest.importorskip(package)
     there, back = tmp_path / f'resnet50.{suffix}', tmp_path / 'back.npz'
@@ -55,7 +56,7 @@ def test_there_and_back_gives_the_same_weights(file, tmp_path, suffix, package):
     assert same(weights.read(back).arrays, weights.read(file).arrays)
     told = weights.read(back).description
     assert told['arch'] == 'resnet50' and told['n_class'] == 3
-    if suffix == 'safetensors':
+    if package == 'safetensors':
         assert told == DESCRIPTION
     assert sorted(os.listdir(tmp_path)) == sorted([there.name, back.name])
 

@@ -23,3 +23,12 @@ def test_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
         1 / 0  # noqa: B018
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_are_appended_as_a_whole_or_not_at_all(tmp_path, full_disk):
+    path = tmp_path / 'file'
+    files.append(path, b'one')
+    with full_disk(5), pytest.raises(OSError):
+        files.append(path, b'two')
+    files.append(path, b'three')
+    assert path.read_bytes() == b'onethree'

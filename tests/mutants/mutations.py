@@ -34,6 +34,19 @@ LOG = 'tests/extensions/test_job_log.py'
 SCHEDULE = 'tests/extensions/test_recipe_schedule.py'
 TRIGGERS = 'tests/extensions/test_triggers.py'
 LAUNCH = "tests/jobs/test_launch.py -k 'travel or settings or scheduler or pbs_job or dry_run'"
+WORKERS = "tests/test_workers.py -k 'same_network or log_is or counts_every or keeps'"
+WEIGHTS = 'tests/lib/checkpoint/test_weights.py'
+EVALUATE = 'tests/lib/test_evaluate.py'
+CONVERT = 'tests/lib/test_convert.py'
+TIMES = 'tests/extensions/test_iteration_times.py'
+LOCK = 'tests/lib/run/test_lock.py'
+OUTPUT = 'tests/lib/run/test_output.py'
+TIMING = 'tests/lib/run/test_timing.py'
+DEVICES = 'tests/lib/run/test_devices.py'
+LAUNCHER = 'tests/lib/communication/test_launcher.py'
+ENVIRONMENT = 'tests/lib/run/test_environment.py'
+FAULTS = ("tests/test_resilience.py -k 'nan_ends or overflow_of or not_finite_is_found or stopped_four "
+          "or ends_the_job'")
 
 MUTATIONS = [
     ('lib/constants.py', CONSTANTS, [
@@ -471,6 +484,167 @@ MUTATIONS = [
         ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
         ('os.O_RDONLY | os.O_NONBLOCK', 'os.O_RDONLY'),
     ]),
+    ('lib/updater.py', WORKERS, [
+        ('collections.deque(backward, maxlen=0)', 'pass'),
+        ('corrects.append(correct)', 'corrects[:] = [correct]'),
+        ('sum(losses) / self._workers', 'sum(losses)'),
+        ('(self._workers * self.plan.batch)', 'self.plan.batch'),
+        ('self.statistics.select(k)', 'self.statistics.select(0)'),
+        ('self.model.cleargrads()', 'pass'),
+        ('if self._workers > 1:', 'if self._workers > 2:'),
+        ('sums[name] += param.grad', 'sums[name] = param.grad'),
+        ('self._parts = {part[-1]:', 'self._parts = {part[0]:'),
+        ("y = F.cast(y, 'float32')", 'pass', "tests/test_train_imagenet.py -k 'end_to_end and mixed16'"),
+        ('0 * loss.array + ', '', FAULTS),
+        ('np.float32(self.plan.loss_scale)', 'np.float32(1)', FAULTS),
+        ('if self.comm.guard is None:\n                self.confirm()', 'pass', FAULTS),
+        ("--eta-scale); ' if iteration else", "--eta-scale); ' if not iteration else",
+         'tests/test_train_imagenet.py -k divergence'),
+        ("f'iteration {iteration + 1} (", "f'iteration {iteration} (", FAULTS),
+        ('if failed:\n', 'if False:\n', FAULTS),
+        ('self._stop_request.iteration_done()', 'pass', FAULTS),
+        ('error is not None, self._stop_request.received is not None,',
+         'error is not None, False,', FAULTS),
+    ]),
+    ('lib/checkpoint/weights.py', WEIGHTS, [
+        ('if os.path.exists(path):', 'if False:'),
+        ('0 < side < 1 << 24', '0 <= side < 1 << 24'),
+        ('0 < side < 1 << 24', '0 < side'),
+        ("and len(classes) == description.get('n_class')", ''),
+        ("description.get('dtype', 'float32') in ('float32', 'mixed16')", 'True'),
+        ('allow_pickle=False', 'allow_pickle=True'),
+        ("for name, array in arrays.items() if not name.startswith(f'{skip}/')}", 'for name, array in ()}'),
+        ('arrays.update(kept)', 'pass'),
+        ('found != wanted:', 'found < wanted:'),
+        ('same_dtype=False', 'same_dtype=True'),
+        ("for name in ('image_mean', 'image_std'):", "for name in ('image_mean',):"),
+        ("'image_std': list(constants.IMAGE_STD), 'val_batchsize'",
+         "'image_std': list(constants.IMAGE_MEAN), 'val_batchsize'"),
+        ("**({'insize': insize} if insize else {})", ''),
+        ("if arch and arch != told.setdefault('arch', arch):", "if told.setdefault('arch', arch) is None:"),
+        ('chainer.mixed16 if mixed else np.dtype(description[\'dtype\'])', "np.dtype('float32')"),
+        ('arrays.pop(_DESCRIPTION, None)', 'arrays.get(_DESCRIPTION, None)'),
+    ]),
+    ('lib/evaluate.py', EVALUATE, [
+        ('collectives.broadcast_model(comm, model)', 'pass'),
+        ('collectives.sum_over_processes(comm, sums)', 'pass'),
+        ('sharding.block(comm.rank, comm.size,', 'sharding.block(0, 1,'),
+        ('if not sums[-1]:', 'if False:'),
+        ('            if launcher.launched_rank() == 0:\n                classify',
+         '            if True:\n                classify'),
+        ('(-probabilities)', '(probabilities)'),
+        ("description.get('val_batchsize', arguments.VAL_BATCHSIZE)", 'arguments.VAL_BATCHSIZE'),
+        ("if images.n_class != description['n_class']:", "if images.n_class > description['n_class']:"),
+        ("read_directory(path, description['classes'])", 'read_directory(path, None)'),
+        ("    if description['classes'] is None:\n", '    if False:\n'),
+        ('100 * means["accuracy_top5"]', '100 * means["accuracy"]'),
+        ("            if args.on_bad_image == 'error':", '            if True:'),
+        ('isinstance(error, UserError) else', 'isinstance(error, TrainingFault) else'),
+    ]),
+    ('lib/convert.py', CONVERT, [
+        ("if not theirs.endswith('.num_batches_tracked')", ''),
+        ("here['format'] = np.array(file_format.FORMAT)", 'pass'),
+        ("{**(description or {}), 'arch': arch}", "{'arch': arch}"),
+        ("{**(description or {}), 'arch': arch}", '(description or {})'),
+        ('    if arch not in _ARCHITECTURES:', '    if False:'),
+        ('np.float32 if array.ndim else np.int64', 'np.float32'),
+        ('return os.path.splitext(path)[1].lower()', 'return os.path.splitext(path)[1]'),
+        ('set(arrays) <= set(names.values()) and', ''),
+    ]),
+    ('extensions/iteration_times.py', TIMES, [
+        ("per_iteration('agree') + per_iteration('allreduce')", "per_iteration('allreduce')"),
+        ('int(row[0]) <= self._written_to', 'int(row[0]) < self._written_to'),
+        ('self._total_batch / means[0]', 'self._total_batch / means[1]'),
+        ('            self._of_row = []\n', ''),
+        ('sums[1:] / sums[0]', 'sums[1:]'),
+        ('sums = self._workers * np.array', 'sums = np.array'),
+        ('self._written_to += n', 'pass'),
+        ('first = self._written_to + 1', 'first = self._written_to'),
+        ('spent.get(name, [])[:n * times]', 'spent.get(name, [])'),
+        ('        self._collect(np.empty(0))', '        pass'),
+        ('if len(row) == 2 + len(COLUMNS)', 'if row'),
+        ('collectives.sum_over_processes(self._comm, sums)', 'pass'),
+    ]),
+    ('extensions/finite_means.py', 'tests/extensions/test_finite_means.py', [
+        ('trainer.updater.confirm()', 'pass'),
+    ]),
+    ('extensions/tensorboard.py', 'tests/extensions/test_tensorboard.py', [
+        ('if not os.path.exists(self._path):', 'if True:'),
+        ("step=row['iteration'], ", ''),
+        ('self._checksum(content)])', "b'0000'])"),
+        ("'<Q'", "'>Q'"),
+    ]),
+    ('extensions/averaged_statistics.py', 'tests/extensions/test_averaged_statistics.py', [
+        ('self._statistics.select_average(self._comm, self._variance)',
+         "self._statistics.select_average(self._comm, 'mean')"),
+    ]),
+    ('lib/run/lock.py', LOCK, [
+        ('1.25 * (stall_timeout or 0) + 120', '(stall_timeout or 0)'),
+        ('        while file is None and time.monotonic() < deadline:',
+         '        while file is None and wait:'),
+        ('        while file is None and time.monotonic() < deadline:', '        while False:'),
+        ('                if _is_at(path, file):\n', '                if True:\n'),
+        (' | os.O_NOFOLLOW', ''),
+        ('            removed = not _is_at(path, file)', '            removed = False'),
+        ('        file.truncate(0)\n', ''),
+        ('error.errno in (errno.ENOENT, errno.ESTALE)', 'False'),
+        ('os.path.samestat(os.fstat(file.fileno()), os.stat(path))', 'os.path.exists(path)'),
+    ]),
+    ('lib/run/output.py', OUTPUT, [
+        ('if entry != lock.NAME', ''),
+        ('if entries and not force and not (', 'if entries and not ('),
+        ('resume and _continues(resume, out)', 'resume'),
+        ('os.path.realpath(out) + os.sep', 'os.path.realpath(out)'),
+        ('            directory.remove_all(out)', '            pass'),
+        ('if name.startswith(EVENTS)]', ']'),
+        ('clear(out, [FINISHED_MARK, *events])', 'clear(out, [FINISHED_MARK])'),
+        ('clear(out, [FINISHED_MARK, *events])', 'clear(out, events)'),
+        ('        os.remove(probe)', '        pass'),
+    ]),
+    ('lib/files.py', "tests/lib/checkpoint/test_directory.py -k 'writ or left or dead'", [
+        ("state not in 'ZX' and", ''),
+        ('birth in (None, born)', 'True'),
+        ('birth in (None, born)', 'birth == born'),
+        ('    if host != _host():\n', '    if False:\n'),
+        ('            file.truncate(end)', '            pass', 'tests/lib/test_files.py'),
+        ('        with contextlib.suppress(OSError):\n            os.unlink(temporary)\n        raise',
+         '        raise',
+         'tests/lib/test_files.py'),
+    ]),
+    ('lib/run/timing.py', TIMING, [
+        ('del spans[:count]', 'pass'),
+        ('stop.synchronize()', 'pass'),
+        ('get_elapsed_time(start, stop) / 1000', 'get_elapsed_time(start, stop)'),
+        ('for span in spans[:count]', 'for span in spans[-count:]'),
+    ]),
+    ('lib/run/devices.py', DEVICES, [
+        ('return intra_rank % visible', 'return min(intra_rank, visible - 1)'),
+        ('ranks.setdefault((node, identity), rank)', 'ranks.setdefault(identity, rank)'),
+        ('if newest > CUDNN_8_CAPABILITY:', 'if newest >= CUDNN_8_CAPABILITY:'),
+        ('    if count == 0:', '    if count < 0:'),
+        ('if not _nccl_available():', 'if _nccl_available():'),
+        ('if len(set(chosen)) > 1:', 'if False:'),
+    ]),
+    ('lib/run/machine.py', 'tests/lib/run/test_machine.py', [
+        ('if size == 1 and launched > 1:', 'if size == 1 and launched > 2:'),
+        ('        if len(groups) > 1:', '        if len(groups) > 2:'),
+        ('(mpi_comm.Get_rank() + 1) * k', 'mpi_comm.Get_rank() * k'),
+        ('in dict.fromkeys(hosts))', 'in hosts)'),
+    ]),
+    ('lib/communication/launcher.py', LAUNCHER, [
+        ("('OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK', 'SLURM_PROCID')",
+         "('SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMIX_RANK', 'PMI_RANK')"),
+        ("('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'SLURM_STEP_NUM_TASKS')",
+         "('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')"),
+        ('for value in values if value.isdigit()', 'for value in values if value'),
+    ]),
+    ('lib/run/environment.py', ENVIRONMENT, [
+        ('max(1, len(shared) // ranks)', 'len(shared) // ranks'),
+        ('shared = own | os.sched_getaffinity(os.getppid())', 'shared = own'),
+        ('min(len(own), max(', 'max(len(own), max('),
+        ('max(map(int, counts), default=1)', 'min(map(int, counts), default=1)'),
+        ("os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') and", 'size and'),
+    ]),
     ('lib/run/excepthook.py', 'tests/lib/run/test_excepthook.py -k abort_that_hangs --timeout=40', [
         ('exit=True, file=2', 'exit=False, file=2'),
     ]),
@@ -629,6 +803,10 @@ MUTATIONS = [
 
 # What no test can notice, because nothing that counts changes.
 EQUIVALENT = [
+    ('lib/run/environment.py', 'libc.mallopt(_M_TRIM_THRESHOLD, -1)', 'libc.mallopt(_M_TRIM_THRESHOLD, 0)',
+     'the next line keeps half a gigabyte at the top in any case, more than an iteration frees at once'),
+    ('lib/files.py', "mode.replace('w', 'x')", 'mode',
+     'what lay there has just been removed: a link would have to appear between two lines'),
     ('lib/schedules.py', '(epoch - start) / (end - start)', 'epoch / end',
      'only the warm-up rises, and it starts at epoch 0'),
     ('lib/sharding.py', "kind='stable'", "kind='quicksort'",

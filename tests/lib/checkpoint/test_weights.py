@@ -36,6 +36,11 @@ def test_weights_round_trip_and_chainer_reads_them(tmp_path, description, load):
     assert os.listdir(tmp_path) == ['model.npz']
 
 
+def test_the_description_holds_what_images_are_normalized_with():
+    plan = types.SimpleNamespace(arch='resnet8', insize=24, dtype='float32', n_class=3)
+    assert weights.describe(plan, DESCRIPTION['classes'], val_batchsize=7) == DESCRIPTION
+
+
 def test_the_description_travels_whole(tmp_path):
     weights.save(tmp_path / 'model.npz', models.build('resnet8', 3), DESCRIPTION)
     assert weights.read(tmp_path / 'model.npz').description == DESCRIPTION
@@ -159,10 +164,15 @@ def test_weights_that_tell_nothing_ask_for_the_network():
     assert (told['arch'], told['insize'], told['n_class']) == ('resnet8', 32, 10)
 
 
+def test_the_users_input_size_replaces_that_of_training():
+    assert weights.complete(described(DESCRIPTION), insize=48)['insize'] == 48
+
+
 @pytest.mark.parametrize('changed, arch, message', [
     ({}, 'resnet20', 'weights of resnet8, not of --arch resnet20'),
     ({'arch': 'alexnet'}, None, 'weights of alexnet'),
     ({'image_mean': [0.5, 0.5, 0.5]}, None, r'image_mean \[0.5, 0.5, 0.5\], and this program'),
+    ({'image_std': [1.0, 1.0, 1.0]}, None, r'image_std \[1.0, 1.0, 1.0\], and this program'),
 ])
 def test_a_network_that_this_program_would_not_evaluate_rightly_is_refused(changed, arch, message):
     with pytest.raises(UserError, match=message):

@@ -22,13 +22,15 @@ def test_launchers_tell_rank_and_size(monkeypatch, rank, size):
 
 
 def test_mpirun_inside_a_slurm_step_comes_first(monkeypatch):
-    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
-    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '16')
-    assert launcher.launched_size() == 16
+    for name, value in {'SLURM_STEP_NUM_TASKS': '2', 'OMPI_COMM_WORLD_SIZE': '16',
+                        'SLURM_PROCID': '1', 'OMPI_COMM_WORLD_RANK': '9'}.items():
+        monkeypatch.setenv(name, value)
+    assert (launcher.launched_rank(), launcher.launched_size()) == (9, 16)
 
 
-def test_empty_variable_says_nothing(monkeypatch):
-    monkeypatch.setenv('PMI_SIZE', '')
+@pytest.mark.parametrize('value', ['', 'many'])
+def test_variable_without_a_number_says_nothing(monkeypatch, value):
+    monkeypatch.setenv('PMI_SIZE', value)
     assert launcher.launched_size() == 1
 
 

@@ -57,6 +57,12 @@ def test_lock_ends_with_its_process_whatever_children_live_on(holder, tmp_path):
     assert is_free(tmp_path)
 
 
+def test_nothing_is_left_of_the_words_of_a_holder_that_was_killed(tmp_path):
+    (tmp_path / lock.NAME).write_text(f'process 1234567 on host {platform.node()}.a-longer-name')
+    with lock.hold(tmp_path):
+        assert (tmp_path / lock.NAME).read_text() == f'process {os.getpid()} on host {platform.node()}'
+
+
 def test_nothing_is_left_in_the_directory_afterwards(holder, tmp_path):
     holder.stdin.write('\n')
     holder.stdin.flush()

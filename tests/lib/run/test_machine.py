@@ -28,8 +28,8 @@ def test_processes_that_do_not_know_of_each_other_are_found(monkeypatch, variabl
     monkeypatch.delenv('OMPI_COMM_WORLD_SIZE', raising=False)
     monkeypatch.delenv('PMI_SIZE', raising=False)
     machine.check_job(ONE_PROCESS, {'version': 1})
-    monkeypatch.setenv(variable, '4')
-    with pytest.raises(UserError, match='started 4 processes, but each takes itself for the only one'):
+    monkeypatch.setenv(variable, '2')
+    with pytest.raises(UserError, match='started 2 processes, but each takes itself for the only one'):
         machine.check_job(ONE_PROCESS, {'version': 1})
 
 

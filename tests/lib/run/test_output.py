@@ -1,7 +1,7 @@
 
 from lib import files
 from lib.checkpoint import directory, file
-from lib.errors import UserError
+from lib.errors import FINISHED_MARK, UserError
 from lib.run import lock, output
 
 import pytest
@@ -37,7 +37,8 @@ def test_force_removes_the_old_runs_checkpoints(tmp_path):
     assert directory.list_checkpoints(tmp_path) == []
 
 
-def test_force_removes_the_old_runs_event_files_and_nothing_foreign(tmp_path):
+def test_force_removes_the_old_runs_mark_and_event_files_and_nothing_foreign(tmp_path):
+    (tmp_path / FINISHED_MARK).write_text('')
     (tmp_path / 'events.out.tfevents.1763740000.host').write_bytes(b'')
     (tmp_path / 'notes').write_text('')
     output.prepare(tmp_path, resume=None, force=True)
@@ -75,7 +76,7 @@ def test_checkpoint_of_another_directory_does_not_mix_with_a_run(tmp_path):
     (tmp_path / 'log').write_text('[]')
     output.prepare(tmp_path, resume=str(tmp_path / 'checkpoint' / 'iteration-00000001.npz'), force=False)
     with pytest.raises(UserError, match='not empty'):
-        output.prepare(tmp_path, resume='/elsewhere/checkpoint/iteration-00000001.npz', force=False)
+        output.prepare(tmp_path, resume=f'{tmp_path}-2/checkpoint/iteration-00000001.npz', force=False)
 
 
 @pytest.mark.parametrize('name', output.FILES)

@@ -6,6 +6,7 @@ import shutil
 
 from lib import evaluate
 from lib.checkpoint import weights
+from lib.data.batches import validation_batches
 
 import numpy as np
 import pytest
@@ -45,11 +46,23 @@ def test_one_process_gives_the_same_counts(run, small_data, capsys, jobs):
     assert float(told[1].split()[0]) == pytest.approx(float(expected[1].split()[0]), rel=1e-6)
 
 
-def test_the_digits_do_not_depend_on_who_says_the_size_of_a_step(run, small_data, capsys):
-    for options in ([], ['-b', '4']):
-        evaluate.main([str(run), str(small_data[1]), '-j', '0', *options])
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == second
+@pytest.mark.parametrize('options, expected', [([], 4), (['-b', '7'], 7)])
+def test_a_step_has_as_many_images_as_in_training_or_as_the_user_says(
+        run, small_data, monkeypatch, options, expected):
+    sizes = []
+
+    def batches(*arguments):
+        for batch in validation_batches(*arguments):
+            sizes.append(len(batch[0]))
+            yield batch
+    monkeypatch.setattr(evaluate, 'validation_batches', batches)
+    assert evaluate.main([str(run), str(small_data[1]), '-j', '0', *options]) == 0
+    assert max(sizes) == expected and sum(sizes) == 21
+
+
+def test_the_summary_has_the_means_of_what_was_added_up():
+    assert evaluate.summarize(np.array([50, 10, 30, 40.0])) == (
+        'top-1 25.000 %  top-5 75.000 %  loss 1.25  (40 images)')
 
 
 def test_a_folder_of_some_classes_is_labelled_by_their_names(run, small_data, tmp_path, capsys):
@@ -117,6 +130,18 @@ def test_a_bad_image_is_named_or_left_out(run, small_data, tmp_path, capsys):
         assert 'text.JPEG' in capsys.readouterr().err
     assert evaluate.main([str(run), str(val), '-j', '0', '--on-bad-image', 'skip']) == 0
     assert '(21 images)' in capsys.readouterr().out
+    both = [str(val / 'ant' / name) for name in ('text.JPEG', 'ant_0.JPEG')]
+    assert evaluate.main([str(run), *both, '--on-bad-image', 'skip']) == 0
+    told = capsys.readouterr()
+    assert 'text.JPEG' in told.err and told.out.startswith(both[1])
+
+
+def test_a_set_of_bad_images_alone_is_refused(run, tmp_path, capsys):
+    (tmp_path / 'text.JPEG').write_text('no image')
+    (tmp_path / 'list').write_text('text.JPEG 0\n')
+    assert evaluate.main([str(run), str(tmp_path / 'list'), '--root', str(tmp_path), '-j', '0',
+                          '--on-bad-image', 'skip']) == 2
+    assert 'none of its images can be decoded' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('source, what, named', [

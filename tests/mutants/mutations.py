@@ -494,7 +494,7 @@ MUTATIONS = [
         ('if self._workers > 1:', 'if self._workers > 2:'),
         ('sums[name] += param.grad', 'sums[name] = param.grad'),
         ('self._parts = {part[-1]:', 'self._parts = {part[0]:'),
-        ("y = F.cast(y, 'float32')", 'pass', "tests/test_train_imagenet.py -k 'end_to_end and mixed16'"),
+        ("y = F.cast(y, 'float32')", 'pass', "tests/test_train_imagenet.py -k 'end_to_end and options0'"),
         ('0 * loss.array + ', '', FAULTS),
         ('np.float32(self.plan.loss_scale)', 'np.float32(1)', FAULTS),
         ('if self.comm.guard is None:\n                self.confirm()', 'pass', FAULTS),

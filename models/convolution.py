@@ -171,6 +171,6 @@ class Convolution2D(L.Convolution2D):
             return _CompiledConvolution(compiled, stride, pad).apply((x, self.W))[0]
         if cudnn.covers(chainer.as_array(x), self.W.array) and x.dtype == self.W.dtype:
             return _CudnnConvolution(stride, pad).apply((x, self.W))[0]
-        if backend.get_array_module(x) is not np or height * width < PIXELS:
+        if backend.get_array_module(x) is not np or height * width < PIXELS or not x.size:
             return super().forward(x)
         return _Convolution(stride, pad).apply((x, self.W))[0]

@@ -1,6 +1,7 @@
 """The compiled layers, for each width of vectors of this machine, against float64."""
 
 import itertools
+import types
 
 from lib import compiled
 from lib.errors import UserError
@@ -58,6 +59,19 @@ def test_vectors_that_the_machine_lacks_are_the_users_error(monkeypatch, choose)
     for name in ('avx2', 'avx1024'):
         with pytest.raises(UserError, match=f'EXTREME_SGD_VECTORS={name}: .*none, baseline'):
             choose(name)
+
+
+@pytest.mark.parametrize('widest', range(1, 4))
+def test_a_machine_has_the_vectors_up_to_its_own(monkeypatch, widest):
+    names = ['none', 'baseline', 'avx2', 'avx512']  # each has all instructions of those before it
+    monkeypatch.setattr(compiled, '_module',
+                        lambda name: types.SimpleNamespace(machine=lambda: names[widest]))
+    assert compiled.available() == names[:widest + 1]
+
+
+def test_what_was_compiled_here_is_of_the_sources_that_lie_here():
+    compiled.available()
+    assert compiled.outdated == []  # else it is tested nowhere: install again, as `make .venv/.test` does
 
 
 def test_without_a_compiler_nothing_is_chosen(monkeypatch, choose):

@@ -84,6 +84,21 @@ def test_arrays_that_are_not_contiguous_give_the_same(vectors):
             assert_close(layers()[1](*last, True).array, layers()[1](x, residual, True).array)
 
 
+def test_arrays_at_odd_addresses_give_the_same(vectors):
+    x = normal(5, 3, 5, 4, 7)
+    odd = np.frombuffer(b'0' + x.tobytes(), np.float32, offset=1).reshape(x.shape)
+    assert not odd.flags.aligned
+    np.testing.assert_array_equal(layers()[1](odd).array, layers()[1](x).array)
+
+
+def test_recomputing_leaves_running_statistics_alone(vectors):
+    _, bn = layers()
+    before = bn.avg_mean.copy(), bn.avg_var.copy()
+    with chainer.using_config('in_recomputing', True):
+        bn(normal(5, 3, 5, 4, 7))
+    np.testing.assert_array_equal((bn.avg_mean, bn.avg_var), before)
+
+
 @pytest.mark.parametrize('dtype, parameters', [(np.float16, np.float32), (np.float64, np.float64)])
 def test_other_dtypes_are_chainers_own(vectors, dtype, parameters):
     reference, bn = layers(dtype=parameters)

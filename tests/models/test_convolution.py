@@ -32,12 +32,28 @@ def test_output_and_gradients_are_chainers(monkeypatch, vectors, dtype, toleranc
         np.testing.assert_allclose(gradient.array / scale, reference.array / scale, atol=tolerance)
 
 
-def test_images_that_need_no_gradient_get_none(monkeypatch, vectors):
+class WithoutImagesGradient:
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def convolve_backward(self, x, w, gy, stride, pad, gx, gw):
+        assert gx is None
+        self.layers.convolve_backward(x, w, gy, stride, pad, gx, gw)
+
+
+def test_images_that_need_no_gradient_get_none_and_none_is_computed(monkeypatch, vectors):
     monkeypatch.setattr(convolution, 'PIXELS', 0)
     link = Convolution2D(3, 4, 3, 1, 1, chainer.initializers.Normal(0.3))
     link.cleargrads()
     x = chainer.Variable(np.ones((2, 3, 4, 4), np.float32), requires_grad=False)
-    F.sum(link(x)).backward()
+    y = link(x)
+    with monkeypatch.context() as context:
+        if vectors == 'none':
+            context.setattr(y.creator, '_input_gradient', None)
+        else:
+            context.setattr(y.creator, 'layers', WithoutImagesGradient(y.creator.layers))
+        F.sum(y).backward()
     assert x.grad is None and link.W.grad.shape == link.W.shape
 
 
@@ -47,3 +63,18 @@ def test_channels_last_memory_gives_the_same_output(monkeypatch, vectors):
     x = np.random.RandomState(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(link(last).array, link(x).array)
+
+
+def test_weights_of_another_dtype_give_chainers_output(monkeypatch, vectors):
+    monkeypatch.setattr(convolution, 'PIXELS', 0)
+    with chainer.using_config('dtype', np.float16):
+        link = Convolution2D(3, 4, 3, 1, 1, chainer.initializers.Normal(0.3))
+    x = np.random.RandomState(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    expected = F.convolution_2d(x, link.W.array.astype(np.float32), pad=1).array
+    np.testing.assert_allclose(link(x).array, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('side', [4, 32])
+def test_no_image_gives_no_output(vectors, side):
+    link = Convolution2D(3, 4, 3, 1, 1, chainer.initializers.Normal(0.3))
+    assert link(np.empty((0, 3, side, side), np.float32)).shape == (0, 4, side, side)

@@ -128,6 +128,19 @@ def test_networks_whose_names_never_changed_are_loaded_without_a_word(tmp_path):
     assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
 
 
+def test_chainers_own_loading_asks_a_file_for_no_format(tmp_path):
+    written, loaded = models.build('resnet8', 3, seed=1), models.build('resnet8', 3, seed=2)
+    arrays = chainer.serializers.npz.serialize(written)
+    del arrays['format']
+    np.savez(tmp_path / 'model.npz', **arrays)
+    chainer.serializers.load_npz(tmp_path / 'model.npz', loaded)
+    assert same(chainer.serializers.npz.serialize(loaded), chainer.serializers.npz.serialize(written))
+
+
+def test_entries_without_stages_stay_as_they_are():
+    assert file_format.to_current('a.npz', {'fc/W': np.zeros(3)}, report=pytest.fail).keys() == {'fc/W'}
+
+
 def test_a_checkpoint_written_before_continues_to_the_same_bits(tmp_path):
     before = Training(NetworkBefore(1))
     before.step(0)

@@ -28,3 +28,22 @@ def test_output_and_gradients_are_chainers(vectors, dtype, tolerance, batch, n_i
         assert ours.dtype == dtype and ours.shape == expected.shape
         scale = max(abs(expected).max(), 1)
         np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_arrays_that_are_not_contiguous_give_the_same(vectors):
+    link = Linear(7, 3, initialW=chainer.initializers.Normal(0.1))
+    x = np.random.RandomState(0).standard_normal((5, 7)).astype(np.float32)
+    gradients = []
+    for order in 'CF':
+        link.cleargrads()
+        y = link(np.array(x, order=order))
+        y.grad = np.array(x[:, :3], order=order)
+        y.backward()
+        gradients.append(link.W.grad)
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+def test_further_dimensions_are_flattened_as_by_chainers(vectors):
+    link = Linear(6, 4, initialW=chainer.initializers.Normal(0.1))
+    x = np.random.RandomState(0).standard_normal((5, 2, 3)).astype(np.float32)
+    np.testing.assert_allclose(link(x).array, link(x.reshape(5, 6)).array, rtol=1e-4, atol=1e-6)

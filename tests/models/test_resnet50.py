@@ -140,6 +140,7 @@ def test_logits_are_the_classifier_of_the_mean_over_all_positions(network):
 
 @pytest.mark.parametrize('height, width', [(32, 32), (33, 47)])
 def test_any_side_of_32_or_more_gives_logits(network, height, width):
+    assert network.min_insize == 32
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         assert network(images(1, 3, height, width)).shape == (1, 1000)
 

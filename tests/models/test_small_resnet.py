@@ -67,6 +67,12 @@ def test_stages_keep_halve_and_quarter_the_side(height, width):
     assert model(images(2, 3, height, width)).shape == (2, 7)
 
 
+def test_images_have_32_pixels_unless_told_otherwise_and_8_at_least():
+    model = models.build('resnet8', 7)
+    assert (model.insize, model.min_insize) == (32, 8)
+    assert model(images(2, 3, 8, 8)).shape == (2, 7)
+
+
 @pytest.mark.parametrize('arch', SMALL)
 def test_initialization_is_he_fan_out_and_the_classifiers_001(arch):
     model = models.build(arch, 100)

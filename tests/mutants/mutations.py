@@ -47,6 +47,16 @@ LAUNCHER = 'tests/lib/communication/test_launcher.py'
 ENVIRONMENT = 'tests/lib/run/test_environment.py'
 UPDATER = 'tests/lib/test_updater.py'
 FAULTS = "tests/test_resilience.py -k 'nan_ends or overflow_of or not_finite_is_found'"
+NORMALIZATION = "tests/models/test_batch_normalization.py -k 'not networks_have'"
+RESNET50 = ("tests/models/test_resnet50.py -k 'stride or stages_of or stem_pools or gamma or equals "
+            "or starts_as or any_side or published'")
+MEMORY = 'tests/lib/data/test_shared_memory.py'
+DECODERS = ("tests/lib/data/test_decoder_process.py tests/lib/data/test_batches.py "
+            "-k 'decoder_process or jitter or bad_image_ends or fault_that or (every_pool and not serial)'")
+COMPILED = ("tests/lib/test_compiled.py tests/lib/test_layers.py "
+            "-k 'what_was or installation or vectors or without_a_compiler'")
+LABELS = ("tests/lib/prepare/test_labels.py tests/lib/prepare/test_source.py "
+          "-k 'label or kit or ilsvrc or kaggle or line or named'")
 
 MUTATIONS = [
     ('lib/constants.py', CONSTANTS, [
@@ -799,6 +809,173 @@ MUTATIONS = [
         ('--recipe paper', '--recipe goyal'),
         ('--loaderjob "$(nproc)"', '--loaderjob 2'),
     ]),
+    ('models/batch_normalization.py', NORMALIZATION, [
+        ("requirements=('C', 'A')", "requirements='C'"),
+        ('gradients = gx, ggamma, gbeta, gresidual', 'gradients = gx, gbeta, ggamma, gresidual'),
+        ('            if not chainer.config.in_recomputing:\n    ', ''),
+        ('(1 - self.decay) * (m / (m - 1)) * var', '(1 - self.decay) * var'),
+        ('mean, var, self.eps, relu, False)', 'mean, var, self.eps, relu, True)'),
+        ('x.ndim == 4 and x.size > x.shape[1]\n\n', 'x.ndim == 4\n\n'),
+    ]),
+    ('models/convolution.py', 'tests/models/test_convolution.py', [
+        ('c, h + 2 * pad, w + 2 * pad)', 'c, w + 2 * pad, h + 2 * pad)'),
+        ('        self.padded[:count] = 0', '        pass'),
+        ('np.empty_like(x) if 0 in indexes else None', 'np.empty_like(x)'),
+        ('as_operand(grad_outputs[0].array)', 'grad_outputs[0].array'),
+        ('        gradients = {1: self',
+         '        self._input_gradient(x, w, gy, geometry)\n        gradients = {1: self'),
+        ('if are_float32(x, self.W) and x.size', 'if are_float32(x) and x.size'),
+        (' or not x.size', ''),
+    ]),
+    ('models/linear.py', 'tests/models/test_linear.py', [
+        ('        y += b', '        pass'),
+        ('x, w, b = map(as_operand, inputs)', 'x, w, b = inputs'),
+        ('gy = as_operand(grad_outputs[0].array)', 'gy = grad_outputs[0].array'),
+        ('gy.sum(axis=0)', 'gy.mean(axis=0)'),
+        (' and x.ndim == 2', ''),
+    ]),
+    ('models/resnet50.py', RESNET50, [
+        ('expansion = 4', 'expansion = 2'),
+        ('convolution(in_channels, channels, 1, 1, rng)',
+         'convolution(in_channels, channels, 1, stride, rng)'),
+        ('initial_gamma=0', 'initial_gamma=1'),
+        ('min_insize = 32 ', 'min_insize = 33 '),
+        ('cover_all=False', 'cover_all=True'),
+        ('depths = (3, 4, 23, 3)', 'depths = (3, 4, 22, 3)'),
+    ]),
+    ('models/small_resnet.py', 'tests/models/test_small_resnet.py', [
+        ('out_channels, 3, stride, rng)', 'out_channels, 3, 1, rng)'),
+        ('initial_gamma=0', 'initial_gamma=1'),
+        ('insize = 32', 'insize = 224'),
+        ('min_insize = 8', 'min_insize = 9'),
+        ('n = 3', 'n = 2'),
+    ]),
+    ('models/stages.py', "tests/models/test_stages.py -k 'not resnet101 and not resnet152'", [
+        ('_PART = 1 << 22', '_PART = 1 << 20'),
+        ('_PART_PER_PROCESS = 1 << 13', '_PART_PER_PROCESS = 1 << 12'),
+        ('_REST = 8', '_REST = 2'),
+        (' and left >= least // _REST', ''),
+        ('chainer.Variable(end.array) if number else end', 'end'),
+        ('yield len(cuts) - 1', 'yield len(cuts)'),
+        ('            end.grad = start.grad', '            end.grad = start.array'),
+    ]),
+    ('models/file_format.py', 'tests/models/test_file_format.py', [
+        (r'\d{1,3})(', r'\d)('),
+        ('model/|optimizer/', 'model/'),
+        ('if isinstance(serializer, chainer.Serializer)', 'if True'),
+        ('range(n_blocks - 1, 0, -1)', 'range(1, n_blocks)'),
+        ('1 if depths else FORMAT', '1'),
+        ('order = sorted(range(len(links)), key=lambda i: renamed(links[i]))', 'order = range(len(links))'),
+        ('parts[len(links) + i] for', 'parts[i] for'),
+    ]),
+    ('models/torchvision_names.py', "tests/models/test_torchvision_names.py -k 'resnet50'", [
+        ("'gamma': 'weight', 'beta': 'bias'", "'gamma': 'bias', 'beta': 'weight'"),
+        ('depths, 1)', 'depths)'),
+        ('if block == 0', 'if block == 1'),
+        ('downsample.0', 'downsample.conv'),
+    ]),
+    ('lib/data/datasets.py', 'tests/lib/data/test_datasets.py', [
+        ('        digest.update(self.labels', '        (self.labels'),
+        ('read_directory(val, train_list.class_names)', 'read_directory(val)'),
+        ('    folders.sort()', '    pass'),
+        ('line.rsplit(None, 1)', 'line.split(None, 1)'),
+        ('label >= limit', 'label > limit'),
+        ('numbers[missing]', 'missing + 1'),
+        ('                data += file.read()', '                pass'),
+        ('path.lower().endswith(_ARCHIVE', 'path.endswith(_ARCHIVE'),
+        (' and not os.path.isfile(os.path.join(root, path))', ''),
+    ]),
+    ('lib/data/normalization.py', 'tests/lib/data/test_normalization.py', [
+        ('np.arange(256) / 255', 'np.arange(256) / 256'),
+        ('(level - mean) / std', '(level - mean) * std'),
+        ('loops.normalize(np.ascontiguousarray(images)', 'loops.normalize(images'),
+        ('if loops and dtype == np.float32', 'if loops'),
+        ('image[..., channel]', 'image[..., 2 - channel]'),
+        ('i / area % 3', 'i % 3', KERNELS),
+    ]),
+    ('lib/data/decoder_process.py', DECODERS, [
+        ('seed, epoch, index, jitter)', 'seed, index, epoch, jitter)'),
+        ('failures.append((position', 'failures.append((index'),
+        (', offset=offset)', ')', MEMORY),
+        ('signal.SIGKILL, 0', 'signal.SIGTERM, 0', "tests/lib/data/test_batches.py -k 'stopped_decoder'"),
+        ('    if os.getppid() != parent:  # gone before\n        os._exit(0)', '    pass'),
+        ('        if not packet:\n            return', '        if not packet:\n            continue',
+         'tests/lib/data/test_decoder_process.py --timeout=20'),
+        ('        except MemoryError:\n            outcome = None',
+         '        except MemoryError:\n            outcome = []'),
+        ('[root] + [entry', '[entry'),
+    ]),
+    ('lib/data/shared_memory.py', MEMORY, [
+        ('-(-math.prod(shape) //', '(math.prod(shape) //'),
+        ('self._released[n_bytes].pop()', '0'),
+        ('n_bytes > _available', 'n_bytes < _available', 'tests/lib/data/test_batches.py -k memory'),
+        ('posix_fallocate(self.descriptor, self._size, n_bytes)',
+         'posix_fallocate(self.descriptor, 0, n_bytes)'),
+        ('        self._size += n_bytes', '        self._size = n_bytes'),
+        ('        self._released[ring.n_bytes].append(ring.offset)', '        pass'),
+        ("MemAvailable'].split()[0]) * 1024", "MemAvailable'].split()[0])"),
+    ]),
+    ('lib/data/input.py', 'tests/lib/data/test_input.py', [
+        ('synthetic.open_pair(n_train)', 'synthetic.open_pair(None)'),
+        ('datasets.open_pair(train, val, root)', 'datasets.open_pair(train, val)'),
+        ('plan.workers, workers.start, len', 'plan.workers, 0, len'),
+        ('len(workers), start_iteration', 'len(workers), 0'),
+        ('plan.jitter)', 'False)'),
+        ('        self.skipped.append(batches.skipped)', '        pass'),
+        ('self._read_ahead.pop((start, stop), None) or self', 'self'),
+        ('self.skipped[-1])', '[])'),
+    ]),
+    ('lib/compiled/__init__.py', COMPILED, [
+        ("getattr(module, 'sources', None) == expected", "getattr(module, 'sources', None) == name"),
+        ('expected is None or ', ''),
+        ('    outdated.append(name)', '    pass'),
+        ("'avx2', 'avx512')", "'avx512', 'avx2')"),
+        ('WIDTHS[1:widest + 1]', 'WIDTHS[1:widest]'),
+        ('or names[-1]', 'or names[0]'),
+        ('    if chosen not in names:', '    if chosen not in WIDTHS:'),
+        (', *sources.LAYERS_HEADERS', ''),
+    ]),
+    ('lib/prepare/labels.py', LABELS, [
+        ("'synset_labels.txt', 'val.txt'", "'val.txt', 'synset_labels.txt'"),
+        ('glob.escape(folder) for', 'folder for'),
+        (" and row[0] != 'ImageId'", ''),
+        ('values[number - 1]', 'values[number]'),
+        ('1 <= number <=', 'number <='),
+        ('sorted(train_classes, key=os.fsencode)', 'list(train_classes)'),
+        ('    _check_known(path, classes, train_classes)', '    pass'),
+        (' and expected in (train_classes or ())', ''),
+        ("'utf-8-sig'", "'utf-8'"),
+        ('or name != name.strip() ', ''),
+        ('if len(data) > _MAX_BYTES', 'if False'),
+        (r'\x7f-\x9f]', r'\x7f]'),
+    ]),
+    ('lib/prepare/matlab.py', 'tests/lib/prepare/test_matlab.py', [
+        (' or len(data) > FILE_BYTES', ''),
+        (' or in_tag > 4', ''),
+        ('end if kind == _COMPRESSED else end', 'end'),
+        ('end + -size % 8', 'end'),
+        ('math.prod(dimensions)', 'dimensions[0]'),
+    ]),
+    ('lib/prepare/archive.py', 'tests/lib/prepare/test_archive.py', [
+        ('            archive.members.clear()', '            pass'),
+        ('member.size if member.isreg() else 0', 'member.size'),
+        ('-(-size // _BLOCK)', '(size // _BLOCK)'),
+        ('            if member.isreg():\n', '            if True:\n'),
+        ('except (OSError, DamagedArchive)', 'except DamagedArchive'),
+        ('if position + _BLOCK > end', 'if position > end'),
+        ('    if any(file.read(_BLOCK)):', '    if False:'),
+        ('size > _HEADER_BYTES', 'size > 1 << 50'),
+    ]),
+    ('lib/prepare/image.py', 'tests/lib/prepare/test_image.py', [
+        ('            image.load()', '            pass'),
+        ("in ('JPEG', 'MPO')", "in ('JPEG',)"),
+        (" or 'transparency' in image.info", ''),
+        ('if not resized and not repaired', 'if not resized'),
+        ('image.resize(size, Image.BICUBIC)', 'image.resize(size, Image.NEAREST)'),
+        ('            image.info.clear()', '            pass'),
+        ('    except MemoryError:\n        raise\n', ''),
+        ('* short_side + shortest)', '* short_side)'),
+    ]),
 ]
 
 # What no test can notice, because nothing that counts changes.
@@ -819,4 +996,12 @@ EQUIVALENT = [
      'wakes up once more, and finds that an iteration is done'),
     ('lib/checkpoint/file.py',
      "force_zip64=True", 'force_zip64=False', 'only entries of 2 GB and more need it'),
+    ('models/file_format.py', 'before.index(int(', 'before.__getitem__(int(',
+     'each order is the inverse of itself'),
+    ('models/file_format.py', ' if name.startswith(prefix) and', ' if',
+     'nothing but the network has values of that name'),
+    ('lib/prepare/archive.py', 'min(size, max(self._end - self._file.tell(), 0))', 'size',
+     'a header behind the end ends the archive, as no header does'),
+    ('lib/prepare/image.py', 'shortest <= short_side', 'shortest < short_side',
+     'a size that fits comes out of the division as it was'),
 ]

@@ -192,9 +192,9 @@ def test_wrong_label_is_reported_with_its_line(tmp_path, line, shown):
 
 def test_missing_file_is_reported_with_its_line_and_full_path(tmp_path):
     root = make(tmp_path, 'a/1.jpg', 'a/3.jpg')
-    path = write(tmp_path / 'list.txt', 'a/1.jpg 0\na/2.jpg 0\na/3.jpg 1\nb/4.jpg 1\n')
+    path = write(tmp_path / 'list.txt', 'a/1.jpg 0\n\na/2.jpg 0\na/3.jpg 1\nb/4.jpg 1\n')
     message = error_of(read_list, path, root)
-    assert f'{path}, line 2' in message and f'{root}/a/2.jpg' in message and '--root' in message
+    assert f'{path}, line 3' in message and f'{root}/a/2.jpg' in message and '--root' in message
 
 
 @pytest.mark.parametrize('line', ['b/1.jpg 0', 'a 0', 'a/ 0', '/nowhere/1.jpg 0'])
@@ -214,6 +214,12 @@ def test_existence_is_checked_by_directory_not_by_file(tmp_path, monkeypatch):
     assert len(scanned) == 2
 
 
+def test_file_that_its_directory_lists_by_another_spelling_is_there(tmp_path, monkeypatch):
+    root = make(tmp_path, 'a/1.jpg')
+    monkeypatch.setattr(os.path, 'isfile', lambda path: True)  # as where case is folded
+    assert len(read_list(write(tmp_path / 'list.txt', 'a/1.JPG 0\n'), root)) == 1
+
+
 @pytest.mark.parametrize('text', ['', '\n \n'])
 def test_empty_list_is_refused(tmp_path, text):
     path = write(tmp_path / 'list.txt', text)
@@ -231,7 +237,7 @@ def test_path_in_a_list_is_the_bytes_of_the_file_system(tmp_path):
     assert os.fsencode(read_list(path, str(tmp_path)).path(0)).endswith(b'\xe9.jpg')
 
 
-@pytest.mark.parametrize('name, content', [('train.tar', b''), ('train', bytes(257) + b'ustar\0' + bytes(9)),
+@pytest.mark.parametrize('name, content', [('Train.TAR', b''), ('train', bytes(257) + b'ustar\0' + bytes(9)),
                                            ('train.tar.gz', b'\x1f\x8b')])
 def test_archive_leads_to_the_command_that_unpacks_it(tmp_path, name, content):
     path = write(tmp_path / name, content)

@@ -1,5 +1,6 @@
 """Tar archives as distributed are read in test_source.py; here, those that lie."""
 
+import gc
 import gzip
 import io
 import tarfile
@@ -31,14 +32,37 @@ def test_members_of_plain_headers_are_found():
     assert members(data) == [('a.JPEG', BLOCK, 3), ('c.JPEG', 3 * BLOCK, 0)]
 
 
+def test_links_and_folders_have_no_data_whatever_size_they_state():
+    for kind in (tarfile.SYMTYPE, tarfile.DIRTYPE):
+        assert members(header(size=5000, kind=kind) + bytes(BLOCK)) == []
+
+
+def test_members_that_were_found_are_not_kept():
+    found = archive.members(io.BytesIO(100 * header() + bytes(BLOCK)), 0, 101 * BLOCK)
+    for _ in range(100):
+        next(found)
+    gc.collect()
+    assert sum(type(each) is tarfile.TarInfo for each in gc.get_objects()) < 10
+
+
+def test_file_that_cannot_be_read_is_not_called_damaged():
+    class Failing(io.BytesIO):
+        def read(self, size):
+            raise OSError(5, 'Input/output error')
+
+    with pytest.raises(OSError, match='Input/output'):
+        list(archive.members(Failing(), 0, BLOCK))
+
+
 @pytest.mark.parametrize('data, words', [
     (header(size=1 << 40), 'breaks off'), (header(size=1 << 80), 'breaks off'),
     (header(size=-1), 'size below 0'),
+    (header() + b'no header'.ljust(BLOCK), 'breaks off'),
     (header(size=1 << 40, kind=tarfile.GNUTYPE_LONGNAME), 'more than a megabyte'),
     (header(size=1 << 40, kind=tarfile.XHDTYPE), 'more than a megabyte'),
     (header(size=1, kind=tarfile.GNUTYPE_SPARSE), 'sparse'),
     (5000 * (header(size=1, kind=tarfile.GNUTYPE_LONGNAME) + b'a'.ljust(BLOCK, b'\0')), 'recursion'),
-], ids=['a terabyte', 'beyond 64 bits', 'negative', 'long name', 'pax', 'sparse', 'nested names'])
+], ids=['a terabyte', 'beyond 64 bits', 'negative', 'garbage', 'long name', 'pax', 'sparse', 'nested names'])
 def test_archive_that_lies_is_damaged(data, words):
     with pytest.raises(archive.DamagedArchive, match=words):
         members(data + bytes(2 * BLOCK))

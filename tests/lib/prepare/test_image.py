@@ -142,3 +142,24 @@ def test_what_is_no_image_is_unreadable_with_a_reason_of_one_line(data, reason):
     with pytest.raises(UnreadableImage, match=reason) as caught:
         prepare_image(data, 40)
     assert '\n' not in str(caught.value)
+
+
+def test_jpeg_of_several_pictures_is_kept_byte_for_byte():
+    data = encoded(photo(40, 40), 'MPO', save_all=True, append_images=[photo(40, 40, 'L')])
+    assert decoded(data).format == 'MPO'
+    assert prepare_image(data, 40) == (data, False, '')
+
+
+def test_color_declared_transparent_becomes_white():
+    data = encoded(Image.new('RGB', (40, 40), (7, 8, 9)), 'PNG', transparency=(7, 8, 9))
+    prepared, _, repaired = prepare_image(data, 40)
+    assert np.asarray(decoded(prepared)).min() > 250 and repaired == 'PNG, RGB'
+
+
+def test_shortage_of_memory_is_not_the_image_s_fault(monkeypatch):
+    def refuse(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, 'resize', refuse)
+    with pytest.raises(MemoryError):
+        prepare_image(encoded(photo(80, 80)), 40)

@@ -8,7 +8,7 @@ from lib.prepare.matlab import UnreadableTable, read_class_of_id
 
 import pytest
 
-from tests.lib.prepare.matlab_writer import COMPRESSED, meta_mat
+from tests.lib.prepare.matlab_writer import COMPRESSED, INT8, meta_mat
 
 CLASS_OF = {1: 'n02119789', 2: 'n02100735', 490: 'n01751748', 1001: 'n00002684'}
 
@@ -24,14 +24,27 @@ def test_fields_may_stand_in_any_order():
     assert read_class_of_id(meta_mat(CLASS_OF, fields=fields)) == CLASS_OF
 
 
+def test_table_may_lie_in_a_row():
+    column, row = struct.pack('<ii', len(CLASS_OF), 1), struct.pack('<ii', 1, len(CLASS_OF))
+    data = meta_mat(CLASS_OF, compressed=False)
+    assert data.count(column) == 1
+    assert read_class_of_id(data.replace(column, row)) == CLASS_OF
+
+
 @pytest.mark.parametrize('data, words', [
     (b'', 'not a MATLAB 5 file'), (b'\x89HDF\r\n' + bytes(200), 'not a MATLAB 5 file'),
     (meta_mat(CLASS_OF)[:128], 'holds no synsets'), (meta_mat(CLASS_OF)[:-9], 'breaks off'),
     (meta_mat(CLASS_OF, fields=('WNID', 'words')), 'holds no synsets'),
-    (meta_mat(CLASS_OF)[:128] + struct.pack('<II', COMPRESSED, 3) + b'abc', 'damaged')])
+    (meta_mat(CLASS_OF)[:128] + struct.pack('<II', COMPRESSED, 3) + b'abc', 'damaged'),
+    (meta_mat(CLASS_OF)[:128] + struct.pack('<II', 5 << 16 | INT8, 0) + bytes(8), 'breaks off')])
 def test_what_is_no_such_table_is_told(data, words):
     with pytest.raises(UnreadableTable, match=words):
         read_class_of_id(data)
+
+
+def test_file_of_more_than_16_mib_is_not_looked_at():
+    with pytest.raises(UnreadableTable, match='less than 16 MiB'):
+        read_class_of_id(meta_mat(CLASS_OF) + bytes(1 << 24))
 
 
 def test_what_unpacks_without_end_is_not_unpacked():

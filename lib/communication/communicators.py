@@ -337,8 +337,9 @@ class _NcclMeanGradient(MeanGradient):
         return self.guard.is_known_to_have_failed()
 
     def gradient_is_finite(self):
-        """Tell whether all means were finite so far: the same answer on every process. Waits for the GPU."""
-        failed_at = self.guard.wait()
+        """Tell whether all means were finite so far, on every process. Called by all; waits for the GPUs."""
+        # They have the same means, unless NCCL or a device is at fault; then, too, they have to go together.
+        failed_at = min(self.mpi_comm.allgather(self.guard.wait()))
         if failed_at == flat.NEVER:
             return True
         self.since_fault = self._number - 1 - failed_at

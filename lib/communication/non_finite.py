@@ -20,7 +20,8 @@ def explain(comm, names, largest, values, means):
     Returns:
         str: One line, the same on every process: the rank and the first parameter (in the order of their
         names) whose gradient was not finite before the exchange; or the one that the wire's dtype could
-        not hold; or the element whose sum it could not hold, and what to do.
+        not hold; or the element whose sum it could not hold, and what to do; or the processes that alone
+        have a mean that is not finite.
     """
     faults = comm.mpi_comm.allgather(_find_fault(largest, comm.wire_dtype))
     faults = {rank: fault for rank, fault in enumerate(faults) if fault}
@@ -35,11 +36,21 @@ def explain(comm, names, largest, values, means):
         rank, (_, index, value) = min(faults.items(), key=lambda item: item[1][1])
         return (f'gradient of {names[index]} overflows {comm.wire_dtype} on the wire, on rank {rank}: '
                 f'largest |g| {value:.6g}, {remedy}')
-    index, offset = next((index, int(elements[0])) for index, mean in enumerate(means)
-                         if len(elements := np.flatnonzero(~np.isfinite(cuda.to_cpu(mean)))))
+    places = comm.mpi_comm.allgather(_first_not_finite(means))
+    index, offset = min(place for place in places if place)
+    ranks = [rank for rank, place in enumerate(places) if place]
+    if len(ranks) < comm.size:
+        return (f'mean of element {offset} of the gradient of {names[index]} is not finite on rank '
+                f'{_listed(ranks)} alone: its device, or the library or network that adds up, is at fault')
     total = sum(comm.mpi_comm.allgather(values[index](offset)))
     return (f'sum over {comm.size} processes of element {offset} of the gradient of {names[index]} '
             f'overflows {comm.wire_dtype}: {total:.6g}, {remedy}')
+
+
+def _first_not_finite(means):
+    """Find the first element that is not finite: ``(index of the mean, offset)`` or None."""
+    return next(((index, int(elements[0])) for index, mean in enumerate(means)
+                 if len(elements := np.flatnonzero(~np.isfinite(cuda.to_cpu(mean))))), None)
 
 
 def _explain_local(names, broken):

@@ -168,7 +168,7 @@ class Guard:
         return int(self._on_host[0]) != NEVER
 
     def wait(self):
-        """Return ``failed_at`` once all exchanges published are done: the same on every process."""
+        """Return ``failed_at`` once all exchanges published are done."""
         if self._copied:
             self._copied[-1].synchronize()
         return int(self._on_host[0])

@@ -116,6 +116,18 @@ def all_processes_stop_where_the_first_has_learned_of_it():
 
 
 @ranks_cases.case
+def what_one_process_alone_takes_for_a_fault_ends_all():
+    updater = make_updater()
+    updater.update()
+    if updater.comm.rank == 1:
+        updater.comm._finished[0].mean[...] = np.nan
+        updater.comm.guard.failed_at[...] = 1
+        updater.comm.guard.publish()
+    text = fault_of(updater.confirm)
+    assert text.startswith('iteration 1 ') and 'is not finite on rank 1 alone' in text, text
+
+
+@ranks_cases.case
 def a_fault_that_was_told_is_forgotten():
     updater = make_updater()
     with nan_on_rank_1(updater):

@@ -2,7 +2,7 @@
 
 from unittest import mock
 
-from lib.communication import allreduce, communicators, wire
+from lib.communication import allreduce, communicators, non_finite, wire
 
 import chainer
 import chainer.functions as F
@@ -263,6 +263,15 @@ def overflow_of_a_sum_is_explained():
     assert f'{40000 * P}, limit 65504' in text, text
     assert np.isfinite(np.delete(model.p1.grad, 5)).all()
     assert np.isfinite(model.p0.grad).all() and np.isfinite(model.p2.grad).all()
+
+
+@ranks_cases.case
+def a_mean_that_is_not_finite_on_one_rank_alone_is_told_by_all():
+    comm = communicators.create_communicator('naive', 'float32')
+    mean = np.array([1, np.nan if world.rank == 1 else 1, 1], np.float32)
+    text = non_finite.explain(comm, ['/p0'], [1.0], [lambda offset: 1.0], [mean])
+    assert_same_everywhere(text)
+    assert 'mean of element 1 of the gradient of /p0 is not finite on rank 1 alone' in text, text
 
 
 @ranks_cases.case

@@ -54,19 +54,19 @@ _reminder=
 # are just connecting. If no lock is to be seen it is asked all the same, and again: it drops a signal that comes
 # before its ranks, and these remember that they were asked.
 _pass_on() {
-    local i=0
+    local latest=$((SECONDS + JOIN_SECONDS))
     [[ -n $_pid && -z $_reminder ]] || return 0
     (
         trap - TERM INT HUP USR1
         # read waits as sleep does, but is no process that would outlive this one.
-        until ((${#command[@]} == 0 || i++ >= 5 * JOIN_SECONDS)) || _joined; do read -rt 0.2; done
+        until ((${#command[@]} == 0 || SECONDS >= latest)) || _is_of_this_start "$out/$LOCK"; do read -rt 0.2; done
         while kill -USR1 "$_pid"; do read -rt "$REMIND_SECONDS"; done
     ) &>/dev/null <> <(:) &
     _reminder=$!
 }
 
-_joined() {
-    [[ $(stat -c %Y "$out/$LOCK") -ge $_began ]]
+_is_of_this_start() {
+    [[ $(stat -c %Y "$1") -ge $_began ]]
 }
 
 _ask() {
@@ -92,7 +92,7 @@ _sweep() {
     done
     rm -rf "${TMPDIR:-/tmp}/ompi.$1"
     for segment in /dev/shm/sm_segment.*."$UID".*; do
-        [[ -O $segment && $(stat -c %Y "$segment") -ge $_began ]] || continue
+        [[ -O $segment ]] && _is_of_this_start "$segment" || continue
         grep -qsF "$segment" /proc/[0-9]*/maps || rm -f "$segment"
     done
 }

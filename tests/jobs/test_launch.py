@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-from lib.run import arguments
+from lib.run import arguments, lock
 
 import pytest
 
@@ -272,9 +272,9 @@ def test_second_interrupt_ends_ranks_that_do_not_listen(fake, tmp_path):
 
 def test_ranks_are_asked_once_they_have_joined(fake, tmp_path):
     (tmp_path / 'result').mkdir()
-    lock = tmp_path / 'result/lock'
-    lock.touch()
-    os.utime(lock, (1e9, 1e9))  # another run's
+    mark = tmp_path / 'result' / lock.NAME
+    mark.touch()
+    os.utime(mark, (1e9, 1e9))  # another run's
     looked = tmp_path / 'looked'
     os.mkfifo(looked)
     (tmp_path / 'stat').write_text(f'#!/bin/sh\necho >> {looked}\nexec {shutil.which("stat")} "$@"\n')
@@ -285,7 +285,7 @@ def test_ranks_are_asked_once_they_have_joined(fake, tmp_path):
     with open(looked) as file:
         file.readline()
         assert not lines(tmp_path / 'signals')
-        lock.touch()
+        mark.touch()
         process.communicate(timeout=20)
     assert process.returncode == 75
     assert lines(tmp_path / 'signals') == ['USR1']

@@ -46,6 +46,13 @@ def test_one_process_gives_the_same_counts(run, small_data, capsys, jobs):
     assert float(told[1].split()[0]) == pytest.approx(float(expected[1].split()[0]), rel=1e-6)
 
 
+def test_the_digits_do_not_depend_on_who_says_the_size_of_a_step(run, small_data, capsys):
+    for options in ([], ['-b', '4']):
+        evaluate.main([str(run), str(small_data[1]), '-j', '0', *options])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
 @pytest.mark.parametrize('options, expected', [([], 4), (['-b', '7'], 7)])
 def test_a_step_has_as_many_images_as_in_training_or_as_the_user_says(
         run, small_data, monkeypatch, options, expected):

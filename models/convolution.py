@@ -164,13 +164,15 @@ class Convolution2D(L.Convolution2D):
         super().__init__(in_channels, out_channels, ksize, stride, pad, nobias=True, initialW=initialW)
 
     def forward(self, x):
+        if not x.size:
+            return super().forward(x)
         stride, pad = self.stride[0], self.pad[0]
         height, width = (get_conv_outsize(size, self.ksize, stride, pad) for size in x.shape[2:])
-        compiled = layers() if are_float32(x, self.W) and x.size else None
+        compiled = layers() if are_float32(x, self.W) else None
         if compiled:
             return _CompiledConvolution(compiled, stride, pad).apply((x, self.W))[0]
         if cudnn.covers(chainer.as_array(x), self.W.array) and x.dtype == self.W.dtype:
             return _CudnnConvolution(stride, pad).apply((x, self.W))[0]
-        if backend.get_array_module(x) is not np or height * width < PIXELS or not x.size:
+        if backend.get_array_module(x) is not np or height * width < PIXELS:
             return super().forward(x)
         return _Convolution(stride, pad).apply((x, self.W))[0]

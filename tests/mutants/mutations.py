@@ -826,8 +826,8 @@ MUTATIONS = [
         ('as_operand(grad_outputs[0].array)', 'grad_outputs[0].array'),
         ('        gradients = {1: self',
          '        self._input_gradient(x, w, gy, geometry)\n        gradients = {1: self'),
-        ('if are_float32(x, self.W) and x.size', 'if are_float32(x) and x.size'),
-        (' or not x.size', ''),
+        ('if are_float32(x, self.W) else', 'if are_float32(x) else'),
+        ('        if not x.size:', '        if False:'),
     ]),
     ('models/linear.py', 'tests/models/test_linear.py', [
         ('        y += b', '        pass'),

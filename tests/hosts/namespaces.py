@@ -167,10 +167,13 @@ class Host:
                         found[int(path.name)] = line
         return found
 
-    def ranks(self):
-        """Process numbers of the ranks there, the last started last."""
-        return sorted(process for process, line in self.processes('train_imagenet.py', '--out').items()
-                      if line.startswith(sys.executable))
+    def rank(self, number):
+        """Process number of this rank of Open MPI's; a daemon forks its ranks in any order."""
+        name = f'OMPI_COMM_WORLD_RANK={number}'.encode()
+        process, = (process for process, line in self.processes('train_imagenet.py', '--out').items()
+                    if line.startswith(sys.executable)
+                    and name in pathlib.Path(f'/proc/{process}/environ').read_bytes().split(b'\0'))
+        return process
 
     def kill(self, *words):
         for process in self.processes(*words):

@@ -55,7 +55,7 @@ def test_a_stop_is_one_also_while_the_daemons_start(three, host, word):
 
 def test_a_killed_rank_of_another_host_is_named_with_its_host(three, start):
     job = start((1, 2, 1))
-    os.kill(three[1].ranks()[-1], signal.SIGKILL)
+    os.kill(three[1].rank(2), signal.SIGKILL)
     told = job.communicate(timeout=120)[0]
     assert job.returncode == 137, told
     assert re.search(r'rank 2 with PID \d+ on node b exited on\s+signal 9', told), told

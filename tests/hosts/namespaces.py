@@ -6,6 +6,7 @@ iproute2; nothing leaves the namespaces, and nothing of them outlives the tests.
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import shlex
@@ -84,7 +85,7 @@ class Host:
         run('ip', '-n', self.namespace, 'address', 'add', f'{self.address}/24', 'dev', 'eth0')
         for device in 'lo', 'eth0':
             run('ip', '-n', self.namespace, 'link', 'set', device, 'up')
-        run('ip', '-n', switch, 'link', 'set', self._port, 'master', 'bridge', 'up')
+        run('ip', '-n', switch, 'link', 'set', self._port, 'master', 'bridge')
         self._outer = None
 
     @property
@@ -92,7 +93,7 @@ class Host:
         return self._outer is not None
 
     def power_on(self):
-        """Start its first process, and wait until it listens."""
+        """Start its first process, and connect it with the switch."""
         environment = {'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}:/usr/sbin:/sbin',
                        'PYTHON': sys.executable, 'REMOTE': str(REMOTE)}
         self._outer = subprocess.Popen(
@@ -102,8 +103,7 @@ class Host:
             env=environment, stdin=subprocess.DEVNULL)
         until(lambda: children(self._outer.pid), 10)
         self._first, = children(self._outer.pid)
-        until(lambda: not subprocess.run(
-            [*self._enter(), sys.executable, REMOTE, self.name, 'true'], capture_output=True).returncode, 20)
+        self.link('up')
 
     def power_off(self):
         """Nothing runs on it any more, and nobody is told: the link goes first."""
@@ -111,6 +111,9 @@ class Host:
         os.kill(self._first, signal.SIGKILL)
         self._outer.wait()
         self._outer = None
+
+    def reaches(self, other):
+        return not self.run(sys.executable, REMOTE, other.name, 'true').returncode
 
     def link(self, state):
         """``up`` or ``down``, of its port at the switch: it does not notice."""
@@ -214,8 +217,13 @@ class Hosts(list):
         for number, name in enumerate(names):
             self.append(Host(name, number, self._switch, state,
                              [ROOT, pathlib.Path(sys.prefix), state, self.shared]))
-        for host in self:
+        self.power_on(*self)
+
+    def power_on(self, *hosts):
+        """Power on, and wait until all hosts reach them: a link that is up carries nothing at first."""
+        for host in hosts:
             host.power_on()
+        until(lambda: all(host.reaches(other) for host, other in itertools.product(self, hosts)), 20)
 
     def remove(self):
         for host in self:

@@ -128,8 +128,7 @@ def test_a_host_that_dies_costs_one_restart_on_the_others(three):
                 print(f'{time.monotonic() - died:.1f} s until the job goes on')
         job.wait(timeout=60)
     finally:
-        three[1].link('up')
-        three[1].power_on()
+        three.power_on(three[1])
     told = ''.join(told)
     assert job.returncode == 0, told
     assert 'Remote daemon' in told and 'on node b' in told

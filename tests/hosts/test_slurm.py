@@ -143,7 +143,6 @@ def test_a_job_that_loses_a_node_continues_on_another(cluster):
     assert cluster.run('squeue', '--noheader', '--format=%N').strip() == 'n[1,3]'
     cluster.run('scancel', number)
     until(lambda: cluster.state(number) == 'CANCELLED', 30)
-    cluster.hosts[1].link('up')
-    cluster.hosts[1].power_on()
+    cluster.hosts.power_on(cluster.hosts[1])
     cluster.join(cluster.hosts[1])
     until(lambda: cluster.idle() == ['idle', '3'], 60)

@@ -6,8 +6,8 @@
     python -m jobs.ablation --report                               # the report from the results alone
     python -m jobs.ablation --set long --commands                  # the command of every run
 
-``jobs/ablation/sets.py`` declares the sets. A run of ``short`` takes 2 minutes of a core on average, of
-``long-shallow`` 4, of ``long`` 17, of ``longest`` 50; a set has 9 to 46 runs, as many at a time as there are
+``jobs/ablation/sets.py`` declares the sets. A run of ``short`` takes some 2 minutes of a quiet core, of
+``long-shallow`` 2, of ``long`` 6, of ``longest`` 16; a set has 9 to 46 runs, as many at a time as there are
 cores, at low priority. Interrupted, it continues: a finished run is kept, one under way goes on from its last
 checkpoint. Expect a line per run, and every 5 minutes the time left. Exit status 0 when all runs are there, 1
 if one failed, 2 for bad arguments, 75 if a signal stopped it.
@@ -18,6 +18,7 @@ import os
 import pathlib
 import shlex
 import sys
+import tempfile
 
 from lib import errors
 from lib.errors import UserError
@@ -30,9 +31,19 @@ from jobs.ablation.sets import SETS
 
 def _seeds(text):
     words = text.split(',')
-    if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0,1,2')
+    if not all(word.isdecimal() and int(word) < 2**32 for word in words):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0,1,2, all below 2**32')
     return tuple(map(int, words))
+
+
+def _check_writable(option, directory):
+    """Make the directory, and see that it takes files before anything is trained for it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UserError(f'{option} {directory}: cannot be written ({error.strerror}); choose another '
+                        'directory or make room') from None
 
 
 def _count(text):
@@ -86,7 +97,9 @@ def main(argv=None):
                       f'{training.command or "(when its rate is chosen)"} '
                       f'--out {shlex.quote(str(training.out(args.runs)))}')
             return errors.EXIT_FINISHED
+        _check_writable('--results', args.results)
         if not args.report:
+            _check_writable('--runs', args.runs)
             act = runs.verify if args.verify else runs.run_missing
             failures, stopped = act(*requested, args.train, args.val, args.runs.resolve(), args.at_a_time)
         results = Results(args.results)  # with what others have added meanwhile
@@ -95,6 +108,9 @@ def main(argv=None):
             print(f'{results.directory / "README.md"} written')
     except UserError as error:
         print(f'ablation: {error}', file=sys.stderr)
+        return errors.EXIT_USER_ERROR
+    except OSError as error:
+        print(f'ablation: {error}; runs go on from where they are when this is mended', file=sys.stderr)
         return errors.EXIT_USER_ERROR
     for failure in failures:
         print(f'ablation: {failure}', file=sys.stderr)

@@ -168,6 +168,7 @@ def describe_set(runs):
     seeds = collections.Counter(run['seed'] for run in runs)
     versions = {', '.join(f'{name} {text}' for name, text in run['versions'].items() if text) for run in runs}
     etas = {(run['plan']['total_batch'], run['plan']['eta_base']) for run in runs}
+    times = [run['seconds'] or 0 for run in runs]
     return {
         'Images': f'{plan["n_train"]:,} to train, {plan["n_val"]:,} to validate, {plan["n_class"]} classes',
         'Fingerprint': f'`{plan["data"]}`',
@@ -177,7 +178,8 @@ def describe_set(runs):
         'η_base': ', '.join(f'{eta:g} at {batch:,}' for batch, eta in sorted(etas)),
         'Runs that count': f'{len(runs)}: ' + ', '.join(f'{count} of seed {seed}'
                                                         for seed, count in sorted(seeds.items())),
-        'Time of a run, one thread': duration(sum(run['seconds'] or 0 for run in runs) / len(runs)),
+        'Time of a run, one thread, the longer beside other work':
+            f'{duration(min(times))} to {duration(max(times))}',
         'Hardware': '; '.join(sorted({run['hardware'] for run in runs})),
         'Commit': ', '.join(sorted({run['commit'] for run in runs})),
         'Versions': '; '.join(sorted(versions))}

@@ -12,6 +12,7 @@ from lib.errors import UserError
 
 from jobs.ablation.claims import Choice
 from jobs.ablation.sets import SETS
+from jobs.ablation.verdicts import value
 from jobs.tables import ACCURACY, LOSS, VAL_ACCURACY, VAL_LOSS
 
 FORMAT = 2
@@ -21,8 +22,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 KEPT = ('epoch', 'iteration', LOSS, ACCURACY, VAL_LOSS, VAL_ACCURACY, 'lr', 'alpha_sgd')
 PLAN = ('data', 'n_train', 'n_val', 'n_class', 'total_batch', 'epochs', 'iterations', 'eta_base',
         'beta_center', 'beta_period')
-_KEYS = {'format', 'arm', 'seed', 'command', 'diverged', 'commit', 'hardware', 'versions', 'seconds', 'plan',
-         'log', 'loss', 'again'}
+_NOTHING, _NUMBER = type(None), (int, float)
+_TYPES = {'format': int, 'arm': str, 'seed': int, 'command': str, 'diverged': (int, _NOTHING), 'commit': str,
+          'hardware': str, 'versions': dict, 'seconds': (*_NUMBER, _NOTHING), 'plan': dict, 'log': dict,
+          'loss': (dict, _NOTHING), 'again': (dict, _NOTHING)}
 POINTS = 400  # of the curve of training loss: each is the mean of as many iterations as that takes
 
 
@@ -77,6 +80,20 @@ def differences(run, other):
     return found + ['loss by iteration'] if both and run['loss'] != other['loss'] else found
 
 
+def _check(run, declared):
+    """An exception of some kind if what is read is no run of the set."""
+    missing = {*_TYPES} - {*run} or {*PLAN} - {*run['plan']} or {*KEPT} - {*run['log']}
+    if missing:
+        raise ValueError(f'it lacks {", ".join(sorted(missing))}')
+    for part, expected in (run, _TYPES), (run['plan'], {**dict.fromkeys(PLAN, _NUMBER), 'data': str}):
+        for key, types in expected.items():
+            if not isinstance(part[key], types):
+                raise TypeError(f'{key} is {part[key]!r}')
+    compared = (comparison.measure for found in declared.comparisons.values() for comparison in found)
+    for measure in {'final', 'mean', 'loss', 'start', *compared}:
+        value(run, measure)
+
+
 class Results:
     """The runs of all sets under a directory.
 
@@ -107,13 +124,11 @@ class Results:
                 run = json.loads(path.read_text(encoding='utf-8'))
                 found = run['format']
                 if found == FORMAT:
-                    missing = (_KEYS - {*run}) or {*PLAN} - {*run['plan']} or {*KEPT} - {*run['log']}
-                    if missing:
-                        raise ValueError(f'it lacks {", ".join(sorted(missing))}')
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                    _check(run, SETS[name])
+            except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
                 raise UserError(f'{path}: no result of this program ({error!r}); move it away') from None
             if found != FORMAT:
-                raise UserError(f'{path}: format {found}, expected {FORMAT}; move it away')
+                raise UserError(f'{path}: format {found!r}, expected {FORMAT}; move it away')
             runs.append(run)
             if run['plan']['data'] != runs[0]['plan']['data']:
                 raise UserError(f'{path}: made of other images than {runs[0]["arm"]}-{runs[0]["seed"]}.json '

@@ -100,7 +100,7 @@ def check_images(requested, train, val, results):
 
 
 class Fleet:
-    """Trainings under way, each a process of one thread at low priority; a signal stops them all.
+    """Trainings under way, each a process of one thread at low priority; a signal or a fault stops them all.
 
     Asked to stop, each writes a checkpoint, and continues from it when it is started again.
     """
@@ -117,11 +117,14 @@ class Fleet:
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self
+        except BaseException:
+            self._stop()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stop(self, number, frame):
+    def _stop(self, *_):
         self.stopping = True
         for process in list(self._processes):
             process.terminate()
@@ -178,7 +181,7 @@ def run_missing(declared, arms, seeds, results, train, val, runs_dir, at_a_time)
     fleet = Fleet(train, val)
     progress = Progress(lambda: (len(requested()), len(missing())), runs_dir)
     running, tried, failures = {}, set(), []
-    with fleet.stopped_by_signals(), concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool, fleet.stopped_by_signals():
         while not fleet.stopping:
             for training in missing():
                 if len(running) < at_a_time and training.command not in {None, *tried}:
@@ -199,7 +202,7 @@ def run_missing(declared, arms, seeds, results, train, val, runs_dir, at_a_time)
                 if run is not None:
                     results.add(training.set, run)
                     print(f'{training}: {describe_end(run)}', flush=True)
-    return failures, fleet.stopping
+    return failures, fleet.stopping and bool(missing())
 
 
 class Progress:
@@ -254,7 +257,7 @@ def verify(declared, arms, seeds, results, train, val, runs_dir, at_a_time):
     for out in outs.values():
         if out.exists():
             raise UserError(f'{out} exists: remove it, so that the run is made again')
-    with fleet.stopped_by_signals(), concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool, fleet.stopped_by_signals():
         futures = {pool.submit(fleet.run, training, out): training for training, out in outs.items()}
         for future in concurrent.futures.as_completed(futures):
             training = futures[future]

@@ -17,6 +17,7 @@ import time
 
 from lib import errors
 from lib.communication import launcher
+from lib.run import arguments
 
 import numpy as np
 from chainer import training
@@ -102,6 +103,7 @@ def main():
     for name in _STEPS:
         setattr(train_imagenet, name, timed(name, getattr(train_imagenet, name)))
     training.Trainer.run = run
+    arguments.parse()  # --help is to be seen
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
         status = train_imagenet.main()
     if status == errors.EXIT_FINISHED and launcher.launched_rank() == 0:

@@ -47,7 +47,11 @@ EXIT_SET_UP, EXIT_USER_ERROR, EXIT_STOPPED = 1, 2, 75
 
 BATCHES = 32, 256
 TURNS = 2
-OURS = {'float32': [], 'tf32': ['--tf32'], 'mixed16': ['--dtype', 'mixed16', '--loss-scale', '128']}
+MIXED16 = ['--dtype', 'mixed16', '--loss-scale', '128']
+# By cuDNN through Chainer, where CuPy has it, and through lib/gpu/cudnn.py: variables, options.
+OWN = ['EXTREME_SGD_CUDNN=own']
+OURS = {'float32': ([], []), 'tf32': ([], ['--tf32']), 'mixed16': ([], MIXED16),
+        'own-float32': (OWN, []), 'own-mixed16': (OWN, MIXED16)}
 GPU = ['--communicator', 'pure_nccl']  # named, lest a GPU that is not usable be replaced by the CPU
 SECONDS_TO_STOP = 60  # that a training has for its checkpoint
 NEWEST_OF_CUDNN_8 = 9.0  # compute capability, Hopper's
@@ -77,11 +81,11 @@ def pieces(args):
     work, python = args.out / 'work', sys.executable
     small = ['--arch', 'resnet8', '--insize', '16']
 
-    def scaling(name, step, options):
+    def scaling(name, step, options, variables=()):
         folder = work / name.replace(' ', '-')
-        return Piece(name, step, [python, 'jobs/scaling.py', '--processes', '1', '--out', folder, '--', *GPU,
-                                  *(small if args.small else ['--arch', 'resnet50']), *options],
-                     figures.of_scaling(folder))
+        return Piece(name, step, [
+            'env', *variables, python, 'jobs/scaling.py', '--processes', '1', '--out', folder, '--', *GPU,
+            *(small if args.small else ['--arch', 'resnet50']), *options], figures.of_scaling(folder))
 
     found = [
         Piece('check', 'check', [python, 'jobs/gpu_check.py',
@@ -95,8 +99,8 @@ def pieces(args):
     ]
     for batch in (4,) if args.small else BATCHES:
         for turn in range(1, 2 if args.small else TURNS + 1):
-            found += [scaling(f'ours {name} {batch} {turn}', 'torch', ['-B', str(batch), *options])
-                      for name, options in OURS.items()]
+            found += [scaling(f'ours {name} {batch} {turn}', 'torch', ['-B', str(batch), *options], variables)
+                      for name, (variables, options) in OURS.items()]
             found.append(Piece(f'torch {batch} {turn}', 'torch', [
                 args.torch, 'jobs/bench/torch_step.py', '-B', str(batch), '--device', args.torch_device,
                 *(['--arch', 'resnet8', '--side', '16', '--iterations', '3'] if args.small else [])],

@@ -87,7 +87,7 @@ def make_photographs(directory, count=48):
 
 
 def prepare(originals, directory):
-    """The same images at validation's short side, as ``lib/prepare.py`` writes them."""
+    """The same images at validation's short side, as ``lib.prepare`` writes them."""
     paths = []
     for number, original in enumerate(originals):
         data, _, _ = prepare_image(pathlib.Path(original).read_bytes(), constants.VAL_SHORT_SIDE)

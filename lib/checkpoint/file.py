@@ -79,8 +79,8 @@ def write(path, arrays, description):
         path: File to create or replace; its directory is made if need be.
         arrays (dict of str to numpy.ndarray): Numbers, booleans or strings.
         description (dict): The job's identity ``job`` (dict), iterations done ``iteration``, the rows of the
-            ``log`` (dicts of numbers), seconds trained ``elapsed_time``, and whatever else JSON can hold.
-            Tuples come back as lists.
+            ``log`` (dicts of numbers), seconds trained ``elapsed_time``, what wrote it ``versions`` (dict),
+            and whatever else JSON can hold. Tuples come back as lists.
 
     Raises:
         OSError: The file cannot be written; an older file of that name is untouched.
@@ -195,8 +195,10 @@ def _check_description(description):
     # bool is an int, and no number here.
     if type(iteration) is not int or not 0 <= iteration <= job.get('iterations', iteration):
         raise ValueError(f'iteration {iteration} of {job.get("iterations", "unknown")}')
-    if not _is_number(description.get('elapsed_time')):
+    if not (_is_number(description.get('elapsed_time')) and 0 <= description['elapsed_time'] < math.inf):
         raise ValueError('its description holds no time')
+    if not isinstance(description.get('versions'), dict):
+        raise ValueError('its description names no versions')
     if not (isinstance(log, list) and all(map(_is_row, log))):
         raise ValueError('its description holds no log')
 
@@ -207,7 +209,8 @@ def _is_row(row):
 
 
 def _is_number(value):
-    return type(value) in (int, float)
+    # A loss may be NaN. An int may have more digits than anything computes with.
+    return type(value) is float or type(value) is int and abs(value) < 1 << 63
 
 
 def _read_member(archive, info, size):

@@ -1,6 +1,6 @@
 /* Inner loops of the CPU in one pass over memory, where NumPy needs several: the update of RMSprop warm-up
-   (lib/optimizers.py), the wire's arithmetic (lib/wire.py), the normalisation of images
-   (lib/normalization.py). Those modules say what is computed, and do the same with NumPy where this file
+   (lib/optimizers.py), the wire's arithmetic (lib/communication/wire.py), the normalization of images
+   (lib/data/normalization.py). Those modules say what is computed, and do the same with NumPy where this file
    could not be compiled.
 
    The bits are NumPy's, but for which NaN: setup.py forbids the compiler to fuse or reorder operations, so that

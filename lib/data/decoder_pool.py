@@ -217,8 +217,6 @@ class _ProcessDecoder:
             raise UserError(f'decoder processes need Unix sockets of packets, which this system lacks '
                             f'({error}); use --loader thread') from None
         self._tasks.setblocking(False)
-        # Blocked in the processes from their birth, before a handler could be installed.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
         try:
             with their_tasks:
                 for _ in range(jobs):
@@ -226,27 +224,30 @@ class _ProcessDecoder:
         except BaseException:
             self.close()
             raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _start(self, their_tasks):
         results, their_results = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with their_results:
             descriptors = their_tasks.fileno(), their_results.fileno(), self._memory.descriptor
             arguments = map(str, (os.getpid(), *descriptors))
+            # Blocked in the process from its birth, before a handler could be installed; here no longer than
+            # one takes to start, lest a signal wait for hundreds.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
             try:
                 process = subprocess.Popen(
                     [sys.executable, _DECODER_PROGRAM, *arguments], pass_fds=descriptors,
                     env=_decoder_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                self._processes.append(process)
             except OSError as error:
                 results.close()
                 raise UserError(f'decoder process {len(self._processes)} does not start ({error.strerror}); '
                                 'use fewer -j') from None
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # mpirun may have bound this rank to one core, which all its decoders would share.
         if hasattr(os, 'sched_setaffinity') and len(os.sched_getaffinity(0)) == 1:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(process.pid, range(os.cpu_count()))
-        self._processes.append(process)
         self._selector.register(results, selectors.EVENT_READ, process)
 
     def allocate(self, shape):

@@ -5,7 +5,6 @@ the crop does not need, and one bicubic resize reads the crop in place and gives
 antialiases, and looks across the crop's edges where the image goes on. Nothing here is random.
 
 Files are read the way a viewer shows them: turned as their EXIF orientation says, transparency over white,
-from lib import files
 16-bit gray scaled to 8 bits, grayscale, palettes and CMYK as RGB.
 """
 

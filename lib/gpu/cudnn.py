@@ -33,9 +33,9 @@ VARIABLE = 'EXTREME_SGD_CUDNN'
 
 # cuDNN's constants.
 _TYPES = {'f': 0, 'e': 2}  # of float32 and float16, as NumPy abbreviates them
-# float32 is left to the default, TF32 where NVIDIA_TF32_OVERRIDE does not forbid it; float16 asks for tensor
-# cores on every GPU.
+# The default for float32 is TF32 on GPUs that can; float16 asks for tensor cores on every GPU.
 _MATH = {'f': 0, 'e': 1}
+_WITHOUT_TF32 = 3
 _NCHW = 0
 _CROSS_CORRELATION = 1
 _PER_CHANNEL = 1
@@ -138,7 +138,8 @@ def _choose(direction, operands, stride, pad, char):
     _call('cudnnCreateConvolutionDescriptor', byref(descriptor))
     _call('cudnnSetConvolution2dDescriptor', descriptor, pad, pad, stride, stride, 1, 1, _CROSS_CORRELATION,
           _TYPES['f'])
-    _call('cudnnSetConvolutionMathType', descriptor, _MATH[char])
+    forbidden = char == 'f' and os.environ.get('NVIDIA_TF32_OVERRIDE') == '0'  # by lib/run/devices.py
+    _call('cudnnSetConvolutionMathType', descriptor, _WITHOUT_TF32 if forbidden else _MATH[char])
     found, quickest_first = c_int(), (_Performance * _ALGORITHMS)()
     into = _ALGORITHMS, byref(found), quickest_first
     first, second, result = operands

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import sys
 import time
 
@@ -13,6 +14,8 @@ import models
 
 SECONDS_FOR_RANK_0 = 5
 MAX_LOADERS = 256  # per rank; a decoder takes some 60 MB
+# Beyond what any memory holds, and below where sizes of arrays overflow.
+MAX_INSIZE, MAX_BATCHSIZE = 1 << 14, 1 << 20
 
 
 VAL_BATCHSIZE = 250
@@ -52,28 +55,27 @@ class HelpFormatter(argparse.HelpFormatter):
         return f'{action.help} (%(default)s)' if has_default else action.help
 
 
-def integer(low, high=None):
-    """Type of an option: an integer from ``low`` to ``high``, or upwards."""
+def integer(low, high=2**31 - 1):
+    """Type of an option: an integer from ``low`` to ``high``."""
     def convert(text):
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < low or (high is not None and value > high):
-            limits = f'an integer from {low}' + (f' to {high}' if high is not None else ' upwards')
-            raise argparse.ArgumentTypeError(f'{text!r} is not {limits}')
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not an integer from {low} to {high}')
         return value
     return convert
 
 
 def positive_number(text):
-    """Convert an option: a finite number above 0; whole ones as int."""
+    """Convert an option: a number above 0, to a billion; whole ones as int."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number of at most 1e9')
     return int(value) if value.is_integer() else value
 
 
@@ -97,8 +99,10 @@ def _parser():
         help='every hyperparameter as published')
     add('--arch', choices=tuple(models.ARCHITECTURES),
         help='network (default: resnet50; on the sample set resnet8)')
-    add('--insize', type=integer(8), help='side of the input in pixels (default: the network\'s own)')
-    add('-B', '--batchsize', type=integer(1), default=constants.BATCH, help='images per worker')
+    add('--insize', type=integer(8, MAX_INSIZE),
+        help='side of the input in pixels (default: the network\'s own)')
+    add('-B', '--batchsize', type=integer(1, MAX_BATCHSIZE), default=constants.BATCH,
+        help='images per worker')
     add('--virtual-workers', metavar='K', type=integer(1),
         help='workers that each process plays in turn: the same training as K times as many processes (1)')
     add('--workers', metavar='N', type=integer(1),
@@ -144,7 +148,8 @@ def _parser():
     add('-j', '--loaderjob', type=integer(0, MAX_LOADERS), default=2,
         help='processes or threads per rank that decode images; 0 decodes in the training process')
     add('--loader', choices=('process', 'thread'), default='process', help='what they are')
-    add('-b', '--val-batchsize', type=integer(1), default=VAL_BATCHSIZE, help='images per validation step')
+    add('-b', '--val-batchsize', type=integer(1, MAX_BATCHSIZE), default=VAL_BATCHSIZE,
+        help='images per validation step')
     add('--on-bad-image', choices=('error', 'skip'), default='error', help='what an undecodable image does')
 
     group = parser.add_argument_group('the run')
@@ -201,6 +206,9 @@ def parse(argv=None):
         parser.error(f'--initmodel-skip {args.initmodel_skip}: goes with --initmodel')
     if args.force and args.resume:
         parser.error('--force starts afresh and --resume continues: leave out one')
+    if args.tf32 and os.environ.get('NVIDIA_TF32_OVERRIDE') == '0':
+        parser.error('--tf32: NVIDIA_TF32_OVERRIDE=0 in the environment forbids it; unset that, or leave out '
+                     '--tf32')
     return args
 
 

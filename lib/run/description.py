@@ -137,7 +137,8 @@ def _deviations_of_the_method(recipe):
 
 def _deviations_of_the_arithmetic(plan):
     found = ['first iteration: updates; ChainerMN\'s optimizer spends its first minibatch on a broadcast',
-             'CPU: convolution and batch normalization are this project\'s own; on a GPU they are Chainer\'s']
+             'CPU: convolution and batch normalization are this project\'s own; on a GPU they are cuDNN\'s, '
+             'with the residual and the ReLU behind a batch normalization in one kernel']
     if plan.allreduce_grad_dtype == 'float16':
         found += [
             'mean: divided in float32, after the sum; ChainerMN divides in float16, where most means of '

@@ -24,10 +24,16 @@ def test_sums_of_all_processes_are_reported(monkeypatch):
     assert observed == {'validation/main/loss': pytest.approx(0.5)}
 
 
-def test_an_image_that_one_process_cannot_read_is_everyone_s_error():
+@pytest.mark.parametrize('rank', [0, 1])
+def test_an_image_that_one_process_cannot_read_is_everyone_s_error(monkeypatch, rank):
     def evaluate_share():
-        raise UserError('bad.jpg: no image')
+        if rank == 0:
+            raise UserError('bad.jpg: no image')
 
-    alone = types.SimpleNamespace(allgather=lambda own: [own])
-    with pytest.raises(UserError, match='^bad.jpg: no image$'):
-        extensions.Validation(types.SimpleNamespace(size=1, mpi_comm=alone), evaluate_share)(None)
+    def allgather(own):
+        return [own, ('b', False, 'bad.jpg: no image' if rank == 1 else None)]
+
+    monkeypatch.setattr(collectives, 'agree', lambda comm, *flags: [True])  # on one of two
+    comm = types.SimpleNamespace(size=2, mpi_comm=types.SimpleNamespace(allgather=allgather))
+    with pytest.raises(UserError, match='bad.jpg: no image'):
+        extensions.Validation(comm, evaluate_share)(None)

@@ -704,6 +704,7 @@ MUTATIONS = [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),
         ("f'validation/main/{name}'", "f'validation/{name}'"),
         ('            collectives.raise_together(self._comm.mpi_comm, error)', '            pass'),
+        ('if collectives.agree(self._comm, error is not None)[0]:', 'if error is not None:'),
     ]),
     ('extensions/job_log.py', LOG, [
         ('        collectives.sum_over_processes(self._comm, sums)\n', ''),

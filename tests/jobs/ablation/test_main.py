@@ -12,6 +12,7 @@ from jobs.ablation.results import Results
     (['--set', 'tiniest', 'a', 'b'], '--set tiniest: no such set; choose from tiny'),
     (['--set', 'tiny', '--arms', 'paper,papre', 'a', 'b'], '--arms papre: no such arm in the set tiny'),
     (['--set', 'tiny', '--seeds', '0,x', 'a', 'b'], "'0,x' is not a list of numbers"),
+    (['--set', 'tiny', '--seeds', '4294967296', 'a', 'b'], 'all below 2**32'),
     (['--set', 'tiny', '--at-a-time', '0', 'a', 'b'], "'0' is not a whole number of 1 or more"),
     (['--set', 'tiny'], 'TRAIN VAL are missing'),
 ])
@@ -24,7 +25,8 @@ def test_bad_options_are_named_on_one_line(tiny, capsys, options, message):
 
 @pytest.mark.parametrize('content, message', [
     ('[]', 'no result of this program'), ('{"format": 2}', 'it lacks again, arm, command'),
-    ('{"format": 1, "runs": []}', 'format 1, expected 2'), ('nothing', 'no result of this program')])
+    ('{"format": 1, "runs": []}', 'format 1, expected 2'), ('{"format": "2"}', "format '2', expected 2"),
+    ('nothing', 'no result of this program')])
 def test_results_of_another_format_are_named_on_one_line(tmp_path, tiny, capsys, content, message):
     path = tmp_path / 'results' / 'tiny' / 'paper-0.json'
     path.parent.mkdir(parents=True)
@@ -32,6 +34,30 @@ def test_results_of_another_format_are_named_on_one_line(tmp_path, tiny, capsys,
     assert main(['--report', '--set', 'tiny', '--results', str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line and str(path) in line
+
+
+@pytest.mark.parametrize('changes', [
+    {'loss': None}, {'seed': '0'}, {'versions': None}, {'plan.n_class': 0}, {'plan.epochs': None},
+    {'log.validation/main/accuracy': []}, {'log.main/loss': 3}])
+def test_results_of_another_kind_are_named_on_one_line(tmp_path, tiny, made_up, capsys, changes):
+    run = made_up(tiny, 'paper', 0, 0.3)
+    for key, value in changes.items():
+        place, _, name = key.rpartition('.')
+        (run[place] if place else run)[name] = value
+    Results(tmp_path).add('tiny', run)
+    assert main(['--report', '--set', 'tiny', '--results', str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'paper-0.json: no result of this program' in line
+
+
+@pytest.mark.parametrize('option', ['--results', '--runs'])
+def test_a_directory_that_cannot_be_written_is_named_before_anything_runs(
+        calls, ablation_main, tmp_path, capsys, option):
+    path = tmp_path / 'file'
+    path.write_text('')
+    assert ablation_main(option, str(path / 'below')) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{option} {path}/below: cannot be written' in line and calls() == []
 
 
 @pytest.mark.parametrize('name', ['results.json', 'results/tiny.json'])

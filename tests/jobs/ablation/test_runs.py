@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
 
 import pytest
 
+from jobs.ablation import results
 from jobs.ablation.results import Results
 from jobs.ablation.runs import trainings
 
@@ -121,6 +124,30 @@ def test_a_signal_stops_the_runs_under_way_with_status_75_and_starts_no_more(cal
     monkeypatch.setenv('PARENT', str(os.getpid()))
     assert ablation_main() == 75
     assert names(calls)[-1] == 'no-warmup-0' and 'no-warmup-0' not in stored(tmp_path)
+
+
+def test_a_result_that_cannot_be_kept_ends_the_runs_under_way(calls, ablation_main, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, 'No space left on device', 'paper-0.json')
+
+    monkeypatch.setattr(results.Results, 'add', full)
+    monkeypatch.setenv('WAITS', 'none')
+    with subprocess.Popen(['sleep', '60']) as told:  # in this program's place
+        monkeypatch.setenv('PARENT', str(told.pid))
+        assert ablation_main('--arms', 'paper,no-warmup', '--seeds', '0', at_a_time=2) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'No space left on device' in line and 'paper-0.json' in line
+
+
+def test_a_signal_as_the_last_run_ends_has_stopped_nothing(calls, ablation_main, monkeypatch):
+    add = results.Results.add
+
+    def add_and_stop(*words):
+        add(*words)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(results.Results, 'add', add_and_stop)
+    assert ablation_main('--arms', 'paper', '--seeds', '0') == 0
 
 
 def test_progress_tells_what_is_done_and_the_time_left(calls, ablation_main, capsys):

@@ -34,7 +34,7 @@ class Network(chainer.Chain):
 def description(iteration=7, **more):
     """What a checkpoint has to say of itself, at least."""
     return {'job': {'seed': 0, 'arch': 'resnet8', 'iterations': 10 ** 9}, 'iteration': iteration,
-            'log': [{'epoch': 0.1, 'iteration': 1, 'lr': 1e-3}], 'elapsed_time': 1.5, **more}
+            'log': [{'epoch': 0.1, 'iteration': 1, 'lr': 1e-3}], 'elapsed_time': 1.5, 'versions': {}, **more}
 
 
 BIG = {'a': np.arange(100_000)}
@@ -45,7 +45,7 @@ import numpy as np
 from lib.checkpoint import directory, file
 arrays = {'a': np.arange(100_000)}
 print('ready', flush=True)
-described = {'job': {}, 'log': [], 'elapsed_time': 0}
+described = {'job': {}, 'log': [], 'elapsed_time': 0, 'versions': {}}
 for iteration in range(1, 1000000):
     file.write(directory.path_of(sys.argv[1], iteration), arrays, {**described, 'iteration': iteration})
     print(iteration, flush=True)

@@ -194,12 +194,21 @@ def test_a_description_without_what_a_run_continues_from_is_damage(tmp_path, key
 
 @pytest.mark.parametrize('forged', [
     description(10 ** 12), description(-1), description(7.0),
+    description(versions=None), description(versions=[]), description(elapsed_time=-1),
+    description(elapsed_time=float('nan')), description(elapsed_time=float('inf')),
+    description(elapsed_time=10 ** 400), description(log=[{'epoch': 1, 'iteration': 1, 'lr': 10 ** 400}]),
+    {key: value for key, value in description().items() if key != 'versions'},
     description(log=[{'epoch': '1', 'iteration': 1}]), description(log=[{}]), description(log=['row']),
     [], 'text', 7, None])
 def test_a_description_that_no_run_has_written_is_damage(tmp_path, forged):
     file.write(tmp_path / 'a.npz', ARRAYS, forged)
     with pytest.raises(DamagedCheckpoint):
         file.read(tmp_path / 'a.npz')
+
+
+def test_a_log_may_hold_what_is_not_finite(tmp_path):
+    file.write(tmp_path / 'a.npz', {}, description(log=[{'epoch': 1, 'iteration': 1, 'loss': float('inf')}]))
+    assert file.read(tmp_path / 'a.npz')[1]['log'][0]['loss'] == float('inf')
 
 
 def test_a_description_takes_a_byte_per_character(tmp_path):

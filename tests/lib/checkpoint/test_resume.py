@@ -34,7 +34,7 @@ def test_differences_are_spelled_out():
 def test_the_row_of_the_log_under_way_goes_on_with_its_sums_on_any_number_of_processes(monkeypatch, size):
     monkeypatch.setattr(resume.state, 'restore', lambda *trained: None)
     found = resume.Found('', {'log/sums': np.float64([[1, 2, 3], [10, 20, 30]])},
-                         {'iteration': 5, 'log': [], 'elapsed_time': 7.5})
+                         {'iteration': 5, 'log': [], 'elapsed_time': 7.5, 'versions': {}})
     restored = []
     log = types.SimpleNamespace(restore=lambda rows, sums: restored.append(sums))
     for rank in range(size):

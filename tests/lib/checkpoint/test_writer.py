@@ -92,7 +92,7 @@ def test_a_background_fault_that_no_disk_explains_is_raised():
 def test_a_program_that_ends_without_close_finishes_its_file(tmp_path):
     code = (WRITER.split('print')[0] + 'from lib.checkpoint.writer import BackgroundWriter\n'
             'BackgroundWriter().submit(directory.path_of(sys.argv[1], 1), {"a": np.zeros(3_000_000)},\n'
-            '                          {"job": {}, "log": [], "elapsed_time": 0, "iteration": 1})')
+            '    {"job": {}, "log": [], "elapsed_time": 0, "versions": {}, "iteration": 1})')
     subprocess.run([sys.executable, '-c', code, tmp_path], check=True,
                    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     assert iterations_of(tmp_path) == [1]

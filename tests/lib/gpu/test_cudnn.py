@@ -209,7 +209,20 @@ def test_batch_normalization_its_gradients_and_statistics_are_chainers_on_a_cpu(
 
 
 @attr.gpu
+@pytest.mark.parametrize('dtype, override, asked', [
+    (np.float32, '0', 3), (np.float32, '', 0), (np.float16, '0', 1)])  # cuDNN's numbers
+def test_tf32_is_not_asked_for_where_it_is_forbidden(own, monkeypatch, dtype, override, asked):
+    calls, call = [], cudnn._call
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', override)
+    monkeypatch.setattr(cudnn, '_chosen', {})
+    monkeypatch.setattr(cudnn, '_call', lambda *words: (calls.append(words), call(*words)))
+    cudnn.convolve('Forward', *(cuda.cupy.ones((2, 3, 4, 4), dtype) for _ in range(2)), (2, 2, 1, 1), 1, 0)
+    kinds = [words[2] for words in calls if words[0] == 'cudnnSetConvolutionMathType']
+    assert kinds[0] == asked
+
+
+@attr.gpu
 def test_what_cudnn_refuses_is_named(own):
     x, w = (cuda.cupy.ones((2, 3, 4, 4), np.float32) for _ in range(2))
-    with pytest.raises(RuntimeError, match=r'cudnnFind|cudnnGet.*: CUDNN_STATUS_\w+ \(cuDNN \d+\)'):
+    with pytest.raises(RuntimeError, match=r'cudnn(Find|Get).*: CUDNN_STATUS_\w+ \(cuDNN \d+\)|no algorithm'):
         cudnn.convolve('Forward', x, w, (2, 2, 7, 7), 1, 0)

@@ -25,6 +25,12 @@ def test_defaults_are_those_of_the_paper_and_of_chainers_example():
     (['--virtual-workers', '-1'], "'-1'"),
     (['--epoch', '0'], "'0'"),
     (['--epoch', 'inf'], "'inf'"),
+    (['--epoch', '1e300'], "'1e300'"),
+    (['--stall-timeout', '1e10'], "'1e10'"),
+    (['--insize', '1000000000'], "'1000000000'"),
+    (['--batchsize', f'{10**29}'], 'from 1 to 1048576'),
+    (['--val-batchsize', f'{10**24}'], 'from 1 to 1048576'),
+    (['--synthetic', '--n-train', f'{10**29}'], 'from 1 to 2147483647'),
     (['--seed', '-1'], "'-1'"),
     (['--loss-scale', 'nan'], "'nan'"),
     (['--transition', 'abrupt'], "'abrupt'"),
@@ -70,6 +76,16 @@ def test_other_ranks_leave_silently(capsys, monkeypatch):
         arguments.parse(['--batchsize', '0'])
     assert exit_.value.code == 2
     assert capsys.readouterr().err == ''
+
+
+def test_tf32_that_the_environment_forbids_is_refused(capsys, monkeypatch):
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
+    assert not arguments.parse([]).tf32
+    with pytest.raises(SystemExit) as exit_:
+        arguments.parse(['--tf32'])
+    assert exit_.value.code == 2 and 'NVIDIA_TF32_OVERRIDE=0' in capsys.readouterr().err
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '1')
+    assert arguments.parse(['--tf32']).tf32
 
 
 def test_epochs_keep_their_kind():

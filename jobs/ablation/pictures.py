@@ -76,7 +76,7 @@ def draw_transition(claim, sets):
             form = arguments.chosen_recipe(options).transition
             iterations = [last * k / 500 for k in range(501)]
             panels[1].plot(iterations, [schedules.alpha_sgd(each / per_epoch, center, period, form)
-                                        for each in iterations], linewidth=1.5, **style)
+                                        for each in iterations], **style)
             for axes in panels:
                 axes.axvline(center * per_epoch, color='0.6', linestyle=':', linewidth=1, zorder=0)
         panels[0].set_title(f'{name}\n{SETS[name].what}', fontsize=9)
@@ -88,16 +88,17 @@ def draw_transition(claim, sets):
 
 
 def _style(arm):
-    """One color for an arm in all pictures; of equal curves, one shows between the other's dashes."""
+    """One color for an arm in all pictures; equal curves show beside each other, or between dashes."""
     first = sorted(SETS.values(), key=lambda declared: not declared.transition)
     k = list(dict.fromkeys(name for declared in first for name in declared.arms)).index(arm)
-    return {'color': f'C{k % 10}', 'linestyle': STYLES[(k + k // 10) % len(STYLES)]}
+    return {'color': f'C{k % 10}', 'linestyle': STYLES[(k + k // 10) % len(STYLES)],
+            'linewidth': 1.5 if k else 2.8}  # the first is what others are compared with
 
 
 def _band(axes, x, values, style, marker=None):
     """A line through the means over seeds, in a band of one standard deviation."""
     points = [(mean, deviation or 0) for mean, deviation in map(spread, values)]
-    axes.plot(x, [mean for mean, _ in points], linewidth=1.5, marker=marker, markersize=4, **style)
+    axes.plot(x, [mean for mean, _ in points], marker=marker, markersize=4, **style)
     axes.fill_between(x, [mean - deviation for mean, deviation in points],
                       [mean + deviation for mean, deviation in points], color=style['color'], alpha=0.15,
                       linewidth=0)
@@ -106,7 +107,7 @@ def _band(axes, x, values, style, marker=None):
 
 def _legend(picture, arms):
     from matplotlib.lines import Line2D
-    handles = [Line2D([], [], label=arm, linewidth=1.5, **_style(arm)) for arm in dict.fromkeys(arms)]
+    handles = [Line2D([], [], label=arm, **_style(arm)) for arm in dict.fromkeys(arms)]
     columns = min(len(handles), int(picture.get_figwidth() / 1.9))
     picture.legend(handles=handles, loc='outside lower center', ncol=columns, frameon=False)
 

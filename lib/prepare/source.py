@@ -114,8 +114,9 @@ def find_images(source, val_labels=None):
 def _first_present(top, names):
     for name in names:
         path = os.path.join(top, name)
-        # An empty folder is what a failed unpacking leaves beside the archive.
-        if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)):
+        # An empty folder is what a failed unpacking leaves beside the archive. Whatever else has the name is
+        # looked at later, and not taken for a split that is missing.
+        if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
             return path
     return None
 
@@ -173,7 +174,7 @@ def _scan_tar(path):
     """Images of the class tar files in the tar file ``path``, and those directly in it."""
     classes, flat = {}, {}
     try:
-        with open(path, 'rb') as file:
+        with files.open_regular(path) as file:
             end = os.fstat(file.fileno()).st_size
             for name, offset, size in list(members(file, 0, end)):
                 class_tar = _CLASS_TAR.fullmatch(name)
@@ -184,7 +185,8 @@ def _scan_tar(path):
                 elif _is_image(name):
                     flat[name] = Location(path, offset, size)
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); check that you may read it') from None
+        raise UserError(f'{path}: cannot be read ({error.strerror}); expected a tar file of ImageNet that you '
+                        'may read') from None
     except DamagedArchive as error:
         raise UserError(f'{path}: not a whole, uncompressed tar file ({error}); download or copy it '
                         'again') from None

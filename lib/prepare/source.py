@@ -185,8 +185,8 @@ def _scan_tar(path):
                 elif _is_image(name):
                     flat[name] = Location(path, offset, size)
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); expected a tar file of ImageNet that you '
-                        'may read') from None
+        raise UserError(f'{path}: cannot be read ({error.strerror}); expected a tar file of ImageNet that '
+                        'you may read') from None
     except DamagedArchive as error:
         raise UserError(f'{path}: not a whole, uncompressed tar file ({error}); download or copy it '
                         'again') from None

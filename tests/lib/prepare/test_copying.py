@@ -332,6 +332,19 @@ def test_copy_is_not_continued_with_other_settings(tree, prepared, capfd, option
 
 # What is in the copy already.
 
+@pytest.mark.parametrize('name', ['prepare.json', 'train.txt', 'val.txt'])
+def test_file_of_the_copy_that_is_no_regular_one_is_named_before_the_work(
+        tree, prepared, tmp_path, capfd, special_file, name):
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    shutil.copy(prepared / 'prepare.json', copy)
+    (copy / name).unlink(missing_ok=True)
+    special_file(copy / name)
+    assert run(tree, copy) == 2
+    assert f'{copy}/{name}: cannot be written (not a regular file)' in error_line(capfd)
+    assert not (copy / 'train').exists()
+
+
 @pytest.mark.parametrize('damage', [lambda data: b'', lambda data: data[:-100]], ids=['empty', 'cut'])
 def test_file_that_is_not_whole_is_made_again(tree, prepared, tmp_path, capfd, damage):
     shutil.copytree(prepared, tmp_path / 'copy')

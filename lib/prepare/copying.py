@@ -29,7 +29,7 @@ from lib import constants, files
 from lib.errors import UserError
 from lib.prepare import progress
 from lib.prepare.image import JPEG_SUFFIXES, QUALITY, UnreadableImage, prepare_image, prepared_name
-from lib.prepare.source import find_images, read_image
+from lib.prepare.source import can_be_listed, find_images, read_image
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.
@@ -182,7 +182,7 @@ def _finished(folder, split):
             path = os.path.join(folder, class_name)
             files.remove_leftovers(path, of_living=True)  # a killed run's processes may still be ending
             names = {name for name in os.listdir(path) if name.lower().endswith(JPEG_SUFFIXES)}
-            wanted = set(map(prepared_name, split.classes.get(class_name, ())))
+            wanted = set(map(prepared_name, filter(can_be_listed, split.classes.get(class_name, ()))))
             foreign += [os.path.join(path, name) for name in names - wanted]
             found[class_name] = {name for name in names & wanted if _is_whole(os.path.join(path, name))}
     except FileNotFoundError:

@@ -55,9 +55,11 @@ def read_image(location, name):
 
     Raises:
         OSError: If they cannot be read, or it is no regular file.
-        UnreadableImage: If it is longer than an image is.
+        UnreadableImage: If it is longer than an image is, or its name cannot stand in a list file.
     """
     container, offset, size = location
+    if not can_be_listed(name):
+        raise UnreadableImage('control character in its name')
     with files.open_regular(os.path.join(container, name) if size is None else container) as file:
         if size is None:
             size = os.fstat(file.fileno()).st_size
@@ -65,6 +67,11 @@ def read_image(location, name):
             raise UnreadableImage(f'{size} bytes, more than {MAX_BYTES}')
         file.seek(offset)
         return file.read(size)
+
+
+def can_be_listed(name):
+    """Whether a file name leaves a line of a list file whole: a line end in it would make one of its own."""
+    return not CONTROL.search(name)
 
 
 def find_images(source, val_labels=None):
@@ -79,8 +86,8 @@ def find_images(source, val_labels=None):
         dict: :class:`Split` by ``'train'`` and ``'val'``, or by ``''`` for a set that is not split.
 
     Raises:
-        UserError: If there are no images, an archive is damaged, images have no class, or a name cannot be
-            taken over into another directory.
+        UserError: If there are no images, an archive is damaged, images have no class, or a class cannot be
+            a folder.
     """
     if not os.path.isdir(source):
         reason = 'not a directory' if os.path.exists(source) else 'no such directory'
@@ -128,10 +135,6 @@ def _in_classes(path, classes, flat):
     if not classes:
         raise UserError(f'{path}: holds no images; expected class folders or tar files of ImageNet')
     check_class_names(path, classes)
-    # A line end in a name would make a line of its own in a list file.
-    unsound = next((name for images in classes.values() for name in images if CONTROL.search(name)), None)
-    if unsound is not None:
-        raise UserError(f'{path}: control characters in the name of the image {unsound!r}; rename it')
     return classes
 
 

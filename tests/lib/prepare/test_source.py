@@ -304,12 +304,6 @@ def test_class_folder_with_a_line_end_in_its_name_is_named(tmp_path, split):
     assert '\n' not in str(caught.value)
 
 
-def test_image_of_an_archive_with_a_line_end_in_its_name_is_named(tmp_path):
-    write(tmp_path / 'train' / f'{ALP}.tar', tar_of({'a 0\nb.JPEG': b'x'}))
-    with pytest.raises(UserError, match=r"image 'a 0\\nb.JPEG'"):
-        find_images(str(tmp_path))
-
-
 # What is missing or damaged.
 
 def test_class_archive_that_is_no_regular_file_is_named(tmp_path, special_file):

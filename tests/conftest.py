@@ -115,10 +115,10 @@ def full_disk():
 
 @pytest.fixture(params=['named pipe', 'socket', 'device'])
 def special_file(request):
-    """``special_file(path)``: make what waits, cannot be opened, or never ends when it is read."""
+    """``special_file(path)``: make what is no regular file; to open it waits, fails, or gives no bytes."""
     return {'named pipe': os.mkfifo,
             'socket': lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK),
-            'device': lambda path: os.symlink('/dev/zero', path)}[request.param]
+            'device': lambda path: os.symlink('/dev/null', path)}[request.param]
 
 
 @pytest.fixture(params=['compiled', 'NumPy'])

@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import sys
 
-from lib import constants, errors
+from lib import constants, errors, files
 from lib.errors import UserError
 from lib.recipe import Recipe
 from lib.run.arguments import OneLineParser
@@ -70,9 +70,8 @@ def read_run(path):
     """
     directory = pathlib.Path(path)
     try:
-        plan = json.loads((directory / 'plan.json').read_text())
-        log_file = directory / 'log'
-        log = json.loads(log_file.read_text()) if log_file.exists() else []
+        plan = _read_json(directory / 'plan.json')
+        log = _read_json(directory / 'log') if (directory / 'log').exists() else []
         missing = {'iterations', 'total_batch', 'recipe', *RECIPE} - set(plan)
         if missing:
             raise ValueError(f'plan.json lacks {", ".join(sorted(missing))}')
@@ -83,6 +82,11 @@ def read_run(path):
         raise UserError(f'{path}: not the directory of a run ({reason}); give what train_imagenet.py had as '
                         '--out') from None
     return Run(str(path), plan, log)
+
+
+def _read_json(path):
+    with files.open_regular(path) as file:
+        return json.load(file)
 
 
 def median_of_last(accuracies, count=LAST_EPOCHS):

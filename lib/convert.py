@@ -126,6 +126,7 @@ def to_torchvision(model, arch):
 def _read_safetensors(path):
     safetensors = _package('safetensors')
     try:
+        files.open_regular(path).close()
         with safetensors.safe_open(path, framework='numpy') as opened:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
             metadata = opened.metadata() or {}
@@ -146,7 +147,8 @@ def _write_safetensors(path, model, description):
 def _read_torch(path):
     torch = _package('torch')
     try:
-        values = torch.load(path, map_location='cpu', weights_only=True)  # no other code is unpickled
+        with files.open_regular(path) as opened:
+            values = torch.load(opened, map_location='cpu', weights_only=True)  # no other code is unpickled
         return {name: (value.float() if value.is_floating_point() else value).numpy()
                 for name, value in values.items()}, None
     except Exception as error:

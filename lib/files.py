@@ -21,16 +21,26 @@ def open_regular(path):
     """Open a regular file for reading, as bytes; a named pipe would wait for its writer, a device never end.
 
     Raises:
-        OSError: It cannot be opened, or is something else.
+        OSError: It cannot be opened, or is something else (EINVAL).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        # A socket, or a device that nobody serves: not even these can be opened.
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            _check_regular(path, os.stat(path))
+        raise
+    try:
+        _check_regular(path, os.fstat(descriptor))
         return open(descriptor, 'rb')
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _check_regular(path, status):
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
 
 
 @contextlib.contextmanager

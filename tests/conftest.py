@@ -6,6 +6,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 
@@ -110,6 +111,14 @@ def full_disk():
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return full_disk
+
+
+@pytest.fixture(params=['named pipe', 'socket', 'device'])
+def special_file(request):
+    """``special_file(path)``: make what is no regular file; to open it waits, fails, or gives no bytes."""
+    return {'named pipe': os.mkfifo,
+            'socket': lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK),
+            'device': lambda path: os.symlink('/dev/null', path)}[request.param]
 
 
 @pytest.fixture(params=['compiled', 'NumPy'])

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 
+from lib import files
 from lib.errors import UserError
 
 import numpy as np
@@ -151,13 +152,13 @@ def read_directory(path, class_names=None):
 
     paths, labels = [], []
     for folder, name in zip(folders, names):
-        files = sorted(entry.name for entry in _scan(os.path.join(top, folder)) if _is_image(entry))
-        if not files:
+        images = sorted(entry.name for entry in _scan(os.path.join(top, folder)) if _is_image(entry))
+        if not images:
             raise UserError(f'{path}: class folder {name!r} holds no image, expected files such as '
                             f'{name}/*.JPEG directly in it; add images or remove the folder')
         prefix = folder + b'/'
-        paths += [prefix + file for file in files]
-        labels += [label_of[name]] * len(files)
+        paths += [prefix + image for image in images]
+        labels += [label_of[name]] * len(images)
     return ImageList(path, paths, labels, class_names)
 
 
@@ -242,7 +243,7 @@ def _scan(directory):
 
 def _read_lines(path):
     try:
-        with open(path, 'rb') as file:
+        with files.open_regular(path) as file:
             data = file.read(_TAR_MAGIC_AT + 512)
             if not _is_archive(path, data):
                 data += file.read()

@@ -42,9 +42,9 @@ not and DST has is refused.
 
 Images whose short side is at most N are copied byte for byte, others resized (bicubic) and written as JPEG
 of quality Q. CMYK, PNG and other formats and images that lie on their side become upright RGB or gray JPEG
-files. Images that cannot be read, or only in part, are larger than 256 MiB, or of none of the formats JPEG,
-PNG, BMP, GIF, WebP, TIFF, are left out. The report names the images repaired in this run, and all that are
-left out.
+files. Images that cannot be read, or only in part, are larger than 256 MiB, of none of the formats JPEG, PNG,
+BMP, GIF, WebP, TIFF, or have a control character in their name, are left out. The report names the images
+repaired in this run, and all that are left out.
 
 Exit status: 0 all images prepared; 1 prepared, but some images left out; 2 bad arguments or data;
 130 interrupted."""

@@ -29,7 +29,7 @@ from lib import constants, files
 from lib.errors import UserError
 from lib.prepare import progress
 from lib.prepare.image import JPEG_SUFFIXES, QUALITY, UnreadableImage, prepare_image, prepared_name
-from lib.prepare.source import find_images, read_image
+from lib.prepare.source import can_be_listed, find_images, read_image
 
 SETTINGS_FILE = 'prepare.json'
 # List file of each split; a set that is not split has the empty name.
@@ -143,8 +143,10 @@ def _claim(destination, settings):
     path = os.path.join(destination, SETTINGS_FILE)
     try:
         os.makedirs(destination, exist_ok=True)
+        for name in LIST_FILES.values():  # before the work; they are compared and written after it
+            _holds(os.path.join(destination, name), b'')
         if os.path.exists(path):
-            with open(path, encoding='utf-8') as file:
+            with files.open_regular(path) as file:
                 found = dict(json.load(file))
             sources = {name: str(origin) for name, origin in dict(found.pop('sources', {})).items()}
             if found != settings:
@@ -156,7 +158,7 @@ def _claim(destination, settings):
                             'empty or a new directory')
         return {}
     except OSError as error:
-        raise _unwritable(destination, error) from None
+        raise _unwritable(error.filename or destination, error) from None
     except (ValueError, TypeError):
         raise UserError(f'{path}: not what a run of this program writes; give an empty or a new '
                         'directory') from None
@@ -180,7 +182,7 @@ def _finished(folder, split):
             path = os.path.join(folder, class_name)
             files.remove_leftovers(path, of_living=True)  # a killed run's processes may still be ending
             names = {name for name in os.listdir(path) if name.lower().endswith(JPEG_SUFFIXES)}
-            wanted = set(map(prepared_name, split.classes.get(class_name, ())))
+            wanted = set(map(prepared_name, filter(can_be_listed, split.classes.get(class_name, ()))))
             foreign += [os.path.join(path, name) for name in names - wanted]
             found[class_name] = {name for name in names & wanted if _is_whole(os.path.join(path, name))}
     except FileNotFoundError:
@@ -348,11 +350,9 @@ def _write_text(path, text):
 
 
 def _holds(path, data):
-    try:
-        with open(path, 'rb') as file:
-            return file.read() == data
-    except FileNotFoundError:
-        return False
+    with contextlib.suppress(FileNotFoundError), files.open_regular(path) as file:
+        return file.read(len(data) + 1) == data
+    return False
 
 
 def _unwritable(path, error):

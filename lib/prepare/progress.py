@@ -3,7 +3,7 @@
 import sys
 import time
 
-from lib.errors import say
+from lib.errors import say_line
 
 
 def report(tally, repaired, left_out, seconds):
@@ -21,8 +21,8 @@ def report(tally, repaired, left_out, seconds):
 
 
 def tell(line):
-    """Print a line on standard output, with every character of it showing."""
-    say(line, sys.stdout)
+    """Print a line on standard output, with every character of it showing, a line end in a name too."""
+    say_line(line, sys.stdout)
 
 
 class Progress:

@@ -55,9 +55,11 @@ def read_image(location, name):
 
     Raises:
         OSError: If they cannot be read, or it is no regular file.
-        UnreadableImage: If it is longer than an image is.
+        UnreadableImage: If it is longer than an image is, or its name cannot stand in a list file.
     """
     container, offset, size = location
+    if not can_be_listed(name):
+        raise UnreadableImage('control character in its name')
     with files.open_regular(os.path.join(container, name) if size is None else container) as file:
         if size is None:
             size = os.fstat(file.fileno()).st_size
@@ -65,6 +67,11 @@ def read_image(location, name):
             raise UnreadableImage(f'{size} bytes, more than {MAX_BYTES}')
         file.seek(offset)
         return file.read(size)
+
+
+def can_be_listed(name):
+    """Whether a file name leaves a line of a list file whole: a line end in it would make one of its own."""
+    return not CONTROL.search(name)
 
 
 def find_images(source, val_labels=None):
@@ -79,8 +86,8 @@ def find_images(source, val_labels=None):
         dict: :class:`Split` by ``'train'`` and ``'val'``, or by ``''`` for a set that is not split.
 
     Raises:
-        UserError: If there are no images, an archive is damaged, images have no class, or a name cannot be
-            taken over into another directory.
+        UserError: If there are no images, an archive is damaged, images have no class, or a class cannot be
+            a folder.
     """
     if not os.path.isdir(source):
         reason = 'not a directory' if os.path.exists(source) else 'no such directory'
@@ -114,8 +121,9 @@ def find_images(source, val_labels=None):
 def _first_present(top, names):
     for name in names:
         path = os.path.join(top, name)
-        # An empty folder is what a failed unpacking leaves beside the archive.
-        if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)):
+        # An empty folder is what a failed unpacking leaves beside the archive. Whatever else has the name is
+        # looked at later, and not taken for a split that is missing.
+        if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
             return path
     return None
 
@@ -127,10 +135,6 @@ def _in_classes(path, classes, flat):
     if not classes:
         raise UserError(f'{path}: holds no images; expected class folders or tar files of ImageNet')
     check_class_names(path, classes)
-    # A line end in a name would make a line of its own in a list file.
-    unsound = next((name for images in classes.values() for name in images if CONTROL.search(name)), None)
-    if unsound is not None:
-        raise UserError(f'{path}: control characters in the name of the image {unsound!r}; rename it')
     return classes
 
 
@@ -173,7 +177,7 @@ def _scan_tar(path):
     """Images of the class tar files in the tar file ``path``, and those directly in it."""
     classes, flat = {}, {}
     try:
-        with open(path, 'rb') as file:
+        with files.open_regular(path) as file:
             end = os.fstat(file.fileno()).st_size
             for name, offset, size in list(members(file, 0, end)):
                 class_tar = _CLASS_TAR.fullmatch(name)
@@ -184,7 +188,8 @@ def _scan_tar(path):
                 elif _is_image(name):
                     flat[name] = Location(path, offset, size)
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); check that you may read it') from None
+        raise UserError(f'{path}: cannot be read ({error.strerror}); expected a tar file of ImageNet that '
+                        'you may read') from None
     except DamagedArchive as error:
         raise UserError(f'{path}: not a whole, uncompressed tar file ({error}); download or copy it '
                         'again') from None

@@ -1,6 +1,7 @@
 """The report on runs made by hand, whose means and medians are known."""
 
 import json
+import pathlib
 import statistics
 
 from lib.errors import UserError
@@ -138,6 +139,15 @@ def test_legend_names_the_seeds_where_they_are_all_that_differs(make_run):
 def test_median_takes_what_there_is_of_a_short_run():
     assert report.median_of_last([0.1, 0.9, 0.4]) == 0.4
     assert report.median_of_last([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]) == 0.3
+
+
+@pytest.mark.parametrize('name', ['plan.json', 'log'])
+def test_what_is_no_regular_file_is_not_read(make_run, special_file, name):
+    run = pathlib.Path(make_run('run', [.5] * 6))
+    (run / name).unlink()
+    special_file(run / name)
+    with pytest.raises(UserError, match='not the directory of a run .not a regular file'):
+        report.read_run(run)
 
 
 @pytest.mark.parametrize('content', [None, {}, {'log': '[]'}, {'plan.json': '{"iterations": 5'},

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import types
 
 from lib import convert
 from lib.checkpoint import state, weights
@@ -134,6 +135,17 @@ def test_damaged_and_missing_files_are_said_on_one_line(tmp_path, capsys, suffix
         assert run(tmp_path / name, tmp_path / 'a.npz') == 2
         error = capsys.readouterr().err
         assert name in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'pth'])
+def test_what_is_no_regular_file_is_given_to_no_package(tmp_path, capsys, monkeypatch, suffix, special_file):
+    package = types.SimpleNamespace(safe_open=lambda *_, **__: pytest.fail('opened'),
+                                    load=lambda *_, **__: pytest.fail('opened'))
+    monkeypatch.setitem(sys.modules, {'safetensors': 'safetensors', 'pth': 'torch'}[suffix], package)
+    special_file(tmp_path / f'a.{suffix}')
+    assert run(tmp_path / f'a.{suffix}', tmp_path / 'a.npz') == 2
+    error = capsys.readouterr().err
+    assert f'a.{suffix}: not ' in error and '(not a regular file)' in error and error.count('\n') == 1
 
 
 @pytest.mark.parametrize('suffix', ['safetensors', 'pth'])

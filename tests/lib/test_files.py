@@ -1,5 +1,6 @@
 """A file appears whole or not at all; checkpoints' tests break its writer off half way."""
 
+import errno
 import json
 
 from lib import files
@@ -23,6 +24,13 @@ def test_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
         1 / 0  # noqa: B018
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path, special_file):
+    special_file(tmp_path / 'special')
+    with pytest.raises(OSError, match='not a regular file') as caught:
+        files.open_regular(tmp_path / 'special')
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_bytes_are_appended_as_a_whole_or_not_at_all(tmp_path, full_disk):

@@ -493,7 +493,7 @@ MUTATIONS = [
         ("raise RuntimeError(f'{function}:", "print(f'{function}:"),
     ]),
     ('lib/files.py', "tests/lib/data/test_decoding.py -k 'pipe or endless or directory' --timeout=40", [
-        ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
+        ('if not stat.S_ISREG(status.st_mode):', 'if False:'),
         ('os.O_RDONLY | os.O_NONBLOCK', 'os.O_RDONLY'),
     ]),
     ('lib/updater.py', WORKERS, [

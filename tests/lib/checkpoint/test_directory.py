@@ -42,6 +42,14 @@ def test_newest_valid_passes_damaged_ones_over_and_names_them(tmp_path):
     assert ['00000003' in said[0], '00000002' in said[1], len(said)] == [True, True, 2]
 
 
+def test_newest_valid_passes_over_what_is_no_regular_file(tmp_path, special_file):
+    write_iterations(tmp_path, 1)
+    special_file(directory.path_of(tmp_path, 99))
+    said = []
+    assert directory.newest_valid(tmp_path, said.append)[0] == directory.path_of(tmp_path, 1)
+    assert said == [f'passing over {directory.path_of(tmp_path, 99)}: not a regular file']
+
+
 def test_newest_valid_is_none_without_any(tmp_path):
     assert directory.newest_valid(tmp_path, pytest.fail) is None
 

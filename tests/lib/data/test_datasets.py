@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+from lib import files
 from lib.data.datasets import ImageList, open_pair, read_directory, read_list
 from lib.errors import UserError
 
@@ -254,8 +255,13 @@ def test_unreadable_list_is_refused(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr('builtins.open', refuse)
+    monkeypatch.setattr(files, 'open_regular', refuse)
     assert 'Permission denied' in error_of(read_list, str(tmp_path / 'list.txt'))
+
+
+def test_list_that_is_no_regular_file_is_refused_unread(tmp_path, special_file):
+    special_file(tmp_path / 'list.txt')
+    assert 'list.txt: cannot be read (not a regular file)' in error_of(read_list, str(tmp_path / 'list.txt'))
 
 
 # ---- open_pair

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 from lib.data import datasets
@@ -332,6 +333,19 @@ def test_copy_is_not_continued_with_other_settings(tree, prepared, capfd, option
 
 # What is in the copy already.
 
+@pytest.mark.parametrize('name', ['prepare.json', 'train.txt', 'val.txt'])
+def test_file_of_the_copy_that_is_no_regular_one_is_named_before_the_work(
+        tree, prepared, tmp_path, capfd, special_file, name):
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    shutil.copy(prepared / 'prepare.json', copy)
+    (copy / name).unlink(missing_ok=True)
+    special_file(copy / name)
+    assert run(tree, copy) == 2
+    assert f'{copy}/{name}: cannot be written (not a regular file)' in error_line(capfd)
+    assert not (copy / 'train').exists()
+
+
 @pytest.mark.parametrize('damage', [lambda data: b'', lambda data: data[:-100]], ids=['empty', 'cut'])
 def test_file_that_is_not_whole_is_made_again(tree, prepared, tmp_path, capfd, damage):
     shutil.copytree(prepared, tmp_path / 'copy')
@@ -423,6 +437,35 @@ def test_longest_name_is_prepared_and_one_too_long_for_its_suffix_left_out(tmp_p
     assert run(source, copy) == prepare.EXIT_LEFT_OUT
     assert 'y.png.JPEG (File name too long)' in capfd.readouterr().out
     assert (copy / 'train' / CLASSES[0] / ('x' * 250 + '.JPEG')).exists()
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_image_with_a_control_character_in_its_name_is_left_out_and_named(tmp_path, capfd, packed):
+    source, copy = make_tree(tmp_path / 'source', 1, ('train',)), tmp_path / 'copy'
+    folder = source / 'train' / CLASSES[0]
+    for character in '\n\r\x1b\x9b':
+        (folder / f'odd 0{character}.JPEG').write_bytes(jpeg(1))
+    if packed:
+        with tarfile.open(f'{folder}.tar', 'w') as archive:
+            for path in folder.iterdir():
+                archive.add(path, path.name)
+    for _ in range(2):
+        assert run(source, copy) == prepare.EXIT_LEFT_OUT
+        left_out = [line for line in capfd.readouterr().out.split('\n') if line.startswith('left out: ')]
+        assert left_out == [f'left out: train/{CLASSES[0]}/odd 0{shown}.JPEG (control character in its name)'
+                            for shown in (r'\n', r'\r', r'\x1b', r'\x9b')]
+    assert images(copy).keys() == {f'train/{name}/{name}_0.JPEG' for name in CLASSES}
+    assert len((copy / 'train.txt').read_bytes().split(b'\n')) == len(CLASSES) + 1
+
+
+def test_image_of_the_copy_with_a_line_end_in_its_name_is_not_listed(tmp_path, capfd):
+    source, copy = make_tree(tmp_path / 'source', 1, ('train',)), tmp_path / 'copy'
+    (source / 'train' / CLASSES[0] / 'odd 0\n.JPEG').write_bytes(jpeg(1))
+    assert run(source, copy) == prepare.EXIT_LEFT_OUT
+    (copy / 'train' / CLASSES[0] / 'odd 0\n.JPEG').write_bytes(jpeg(1))
+    capfd.readouterr()
+    assert run(source, copy) == 2
+    assert r'odd 0\n.JPEG; remove them' in error_line(capfd)
 
 
 def test_what_is_no_regular_file_is_left_out_unopened(tmp_path, capfd):

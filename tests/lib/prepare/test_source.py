@@ -304,13 +304,29 @@ def test_class_folder_with_a_line_end_in_its_name_is_named(tmp_path, split):
     assert '\n' not in str(caught.value)
 
 
-def test_image_of_an_archive_with_a_line_end_in_its_name_is_named(tmp_path):
-    write(tmp_path / 'train' / f'{ALP}.tar', tar_of({'a 0\nb.JPEG': b'x'}))
-    with pytest.raises(UserError, match=r"image 'a 0\\nb.JPEG'"):
+# What is missing or damaged.
+
+def test_class_archive_that_is_no_regular_file_is_named(tmp_path, special_file):
+    train_folders(tmp_path / 'train')
+    special_file(tmp_path / 'train' / 'n00000001.tar')
+    with pytest.raises(UserError, match=r'train/n00000001\.tar: cannot be read .not a regular file'):
         find_images(str(tmp_path))
 
 
-# What is missing or damaged.
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_archive_that_is_no_regular_file_is_not_taken_for_none(flat, special_file, split):
+    (flat / split).rename(flat / 'elsewhere')
+    special_file(flat / f'ILSVRC2012_img_{split}.tar')
+    with pytest.raises(UserError, match=fr'img_{split}\.tar: cannot be read .not a regular file'):
+        find_images(str(flat))
+
+
+def test_archive_on_a_disk_that_is_not_there_is_named(flat):
+    (flat / 'train').rename(flat / 'elsewhere')
+    (flat / 'ILSVRC2012_img_train.tar').symlink_to(flat / 'gone')
+    with pytest.raises(UserError, match=r'img_train\.tar: cannot be read .No such file'):
+        find_images(str(flat))
+
 
 @pytest.mark.parametrize('source, words', [('missing', 'no such directory'), ('file', 'not a directory'),
                                            ('empty', 'no images'), ('flat', '2 images in no class folder')])

@@ -12,6 +12,9 @@ from lib.prepare.image import QUALITY
 EXIT_LEFT_OUT = 1
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
+_MAX_SIDE = 65500  # of a JPEG file that libjpeg writes
+_MAX_JOBS = 1024   # more than a machine has cores
+
 _DESCRIPTION = """\
 Makes a copy of ImageNet for training: short side 256, sound JPEG files only, in class folders, with
 list files. Run it again to continue after an interruption: finished files are left as they are."""
@@ -69,11 +72,12 @@ def _parser():
                      epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', metavar='SRC', help='directory of ImageNet')
     parser.add_argument('destination', metavar='DST', help='directory for the copy, new or to be continued')
-    parser.add_argument('--short-side', metavar='N', type=_whole_number(1), default=constants.VAL_SHORT_SIDE,
+    parser.add_argument('--short-side', metavar='N', type=_whole_number(1, _MAX_SIDE),
+                        default=constants.VAL_SHORT_SIDE,
                         help='largest short side in pixels (%(default)s)')
     parser.add_argument('--quality', metavar='Q', type=_whole_number(1, 100), default=QUALITY,
                         help='JPEG quality of resized images, 1 to 100 (%(default)s)')
-    parser.add_argument('--jobs', metavar='J', type=_whole_number(1), default=_cores(),
+    parser.add_argument('--jobs', metavar='J', type=_whole_number(1, _MAX_JOBS), default=_cores(),
                         help='processes (as many as cores: %(default)s)')
     parser.add_argument('--val-labels', metavar='PATH', help='labels of the validation images')
     return parser
@@ -84,12 +88,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (see --help)')
 
 
-def _whole_number(low, high=None):
+def _whole_number(low, high):
     def convert(text):
-        if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
-            limit = f'from {low} to {high}' if high is not None else f'from {low} on'
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number {limit}')
-        return int(text)
+        # Python converts no text of thousands of digits, and a superscript is a digit but no number.
+        value = int(text) if text.isdecimal() and len(text) < 20 else -1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {low} to {high}')
+        return value
     return convert
 
 

@@ -254,6 +254,9 @@ def error_line(capfd):
     (['--quality', '0'], "--quality: '0' is not a whole number from 1 to 100"),
     (['--quality', '101'], "'101'"), (['--quality', 'high'], "'high'"), (['--short-side', '0'], "'0'"),
     (['--short-side', '1.5'], "'1.5'"), (['--jobs', '0'], "'0'"), (['--jobs', '-1'], "'-1'"),
+    (['--jobs', '99999999999'], "'99999999999' is not a whole number from 1 to 1024"),
+    (['--short-side', '²'], "'²' is not a whole number"),
+    (['--short-side', 5000 * '9'], 'is not a whole number from 1 to 65500'),
     (['--size', '3'], 'unrecognized'), (['--val-labels'], 'expected one argument')])
 def test_bad_option_ends_in_one_line(tree, tmp_path, capfd, options, words):
     assert prepare.main([str(tree), str(tmp_path / 'copy'), *options]) == 2

@@ -51,7 +51,7 @@ def shortage(error):
     while error is not None:
         if isinstance(error, MemoryError):
             return (f'out of memory ({str(error) or type(error).__name__}); use a smaller -B, with more '
-                    '--virtual-workers for the same total batch, or fewer -j')
+                    '--virtual-workers for the same total batch, a smaller -b or --insize, or fewer -j')
         if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
             return 'no more processes or threads can be started; raise the limit (ulimit -u) or use fewer -j'
         error = error.__cause__ or error.__context__

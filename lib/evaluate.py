@@ -56,7 +56,7 @@ def _parser():
     add('--root', default='.', help='where the paths of a list file begin')
     add('--arch', help='network, if the weights do not tell it')
     add('--insize', type=arguments.integer(8), help='side of the input in pixels (default: as in training)')
-    add('-j', '--loaderjob', type=arguments.integer(0), default=2,
+    add('-j', '--loaderjob', type=arguments.integer(0, arguments.MAX_LOADERS), default=2,
         help='processes per rank that decode images; 0 decodes in the evaluating process')
     add('-b', '--val-batchsize', type=arguments.integer(1), default=None,
         help='images per step (default: as in training)')
@@ -144,12 +144,14 @@ def classify(args):
     for path in args.what:
         try:
             pixels = decoding.load_validation(path, description['insize'])
+            probabilities = validation.probabilities(model, pixels[None])[0]
+        except MemoryError as error:
+            raise UserError(f'{path}: {errors.shortage(error)}') from None
         except BadImage as error:
             if args.on_bad_image == 'error':
                 raise
             errors.say_line(error)
             continue
-        probabilities = validation.probabilities(model, pixels[None])[0]
         errors.say_line(path, sys.stdout)
         for label in (-probabilities).argsort(kind='stable')[:validation.TOP]:
             name = _name_of(label, description['classes'])

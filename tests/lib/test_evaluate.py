@@ -160,6 +160,23 @@ def test_what_is_not_there_is_named_on_one_line(mpirun, run, tmp_path, source, w
     assert len(lines) == 1 and named in lines[0]
 
 
+def test_more_memory_than_there_is_ends_in_one_line(run, small_data, monkeypatch, capsys):
+    def full(path, insize):
+        raise MemoryError('for 28 GiB')
+
+    path = str(small_data[1] / 'ant' / 'ant_0.JPEG')
+    monkeypatch.setattr(evaluate.decoding, 'load_validation', full)
+    assert evaluate.main([str(run), path]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f'{path}: out of memory (for 28 GiB)' in line and '--insize' in line
+
+
+def test_more_decoders_than_a_host_can_take_are_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(['run', 'val', '-j', '257'])
+    assert ended.value.code == 2 and "'257' is not an integer from 0 to 256" in capsys.readouterr().err
+
+
 def test_names_that_no_terminal_takes_are_printed_all_the_same(tmp_path, capsys):
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / 'a.png')
     path = saved(tmp_path / 'model.npz', {'arch': 'resnet8', 'insize': 32, 'dtype': 'float32', 'n_class': 3,

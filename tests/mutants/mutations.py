@@ -520,8 +520,8 @@ MUTATIONS = [
     ]),
     ('lib/checkpoint/weights.py', WEIGHTS, [
         ('if os.path.exists(path):', 'if False:'),
-        ('0 < side < 1 << 24', '0 <= side < 1 << 24'),
-        ('0 < side < 1 << 24', '0 < side'),
+        ('0 < count < 1 << 24', '0 <= count < 1 << 24'),
+        ('0 < count < 1 << 24', '0 < count'),
         ("and len(classes) == description.get('n_class')", ''),
         ("description.get('dtype', 'float32') in ('float32', 'mixed16')", 'True'),
         ('allow_pickle=False', 'allow_pickle=True'),
@@ -533,6 +533,9 @@ MUTATIONS = [
         ("'image_std': list(constants.IMAGE_STD), 'val_batchsize'",
          "'image_std': list(constants.IMAGE_MEAN), 'val_batchsize'"),
         ("**({'insize': insize} if insize else {})", ''),
+        ("('insize', 'n_class', 'val_batchsize')", "('insize', 'n_class')"),
+        ("if completed['n_class'] != standard['n_class']:", 'if False:'),
+        ("if completed['insize'] < network.min_insize:", 'if False:'),
         ("if arch and arch != told.setdefault('arch', arch):", "if told.setdefault('arch', arch) is None:"),
         ('chainer.mixed16 if mixed else np.dtype(description[\'dtype\'])', "np.dtype('float32')"),
         ('arrays.pop(_DESCRIPTION, None)', 'arrays.get(_DESCRIPTION, None)'),
@@ -551,6 +554,9 @@ MUTATIONS = [
         ("    if description['classes'] is None:\n", '    if False:\n'),
         ('100 * means["accuracy_top5"]', '100 * means["accuracy"]'),
         ("            if args.on_bad_image == 'error':", '            if True:'),
+        ('        except MemoryError as error:\n'
+         "            raise UserError(f'{path}: {errors.shortage(error)}') from None\n", ''),
+        (', arguments.MAX_LOADERS', ''),
         ('isinstance(error, UserError) else', 'isinstance(error, TrainingFault) else'),
     ]),
     ('lib/convert.py', CONVERT, [

@@ -603,6 +603,7 @@ MUTATIONS = [
         ('        while file is None and time.monotonic() < deadline:', '        while False:'),
         ('                if _is_at(path, file):\n', '                if True:\n'),
         (' | os.O_NOFOLLOW', ''),
+        ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
         ('            removed = not _is_at(path, file)', '            removed = False'),
         ('        file.truncate(0)\n', ''),
         ('error.errno in (errno.ENOENT, errno.ESTALE)', 'False'),
@@ -611,6 +612,8 @@ MUTATIONS = [
     ('lib/run/output.py', OUTPUT, [
         ('if entry != lock.NAME', ''),
         ('if entries and not force and not (', 'if entries and not ('),
+        ('if os.path.lexists(path) and not path.is_dir():', 'if path.is_file():'),
+        ('if os.path.lexists(path) and not path.is_dir():', 'if path.exists() and not path.is_dir():'),
         ('resume and _continues(resume, out)', 'resume'),
         ('os.path.realpath(out) + os.sep', 'os.path.realpath(out)'),
         ('            directory.remove_all(out)', '            pass'),

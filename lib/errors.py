@@ -11,6 +11,7 @@ EXIT_FINISHED = 0
 FINISHED_MARK = 'finished'
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
 
 

@@ -41,6 +41,11 @@ def main(argv=None):
         if launcher.launched_rank() == 0:
             errors.say_line(f'lib.evaluate: {error}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
+    except KeyboardInterrupt:
+        if launcher.launched_size() > 1:
+            raise  # the others wait for this one: it ends the job
+        errors.say('lib.evaluate: interrupted')
+        return errors.EXIT_INTERRUPTED
 
 
 def _parser():

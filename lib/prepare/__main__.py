@@ -2,15 +2,15 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from lib import constants
-from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, printable, say
+from lib.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, printable, say
 from lib.prepare.copying import prepare
 from lib.prepare.image import QUALITY
 
 EXIT_LEFT_OUT = 1
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 _MAX_SIDE = 65500  # of a JPEG file that libjpeg writes
 _MAX_JOBS = 1024   # more than a machine has cores
@@ -67,6 +67,14 @@ def main(arguments=None):
     return EXIT_LEFT_OUT if left_out else EXIT_FINISHED
 
 
+def _like_ctrl_c(number, frame):
+    """What SIGTERM and SIGHUP do, also where Ctrl-C is ignored, as in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(number, frame)
+
+
 def _parser():
     parser = _Parser(prog='python -m lib.prepare', allow_abbrev=False, description=_DESCRIPTION,
                      epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,4 +111,7 @@ def _cores():
 
 
 if __name__ == '__main__':
+    for ending in signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(ending) == signal.SIG_DFL:  # not where nohup has it ignored
+            signal.signal(ending, _like_ctrl_c)
     sys.exit(main())

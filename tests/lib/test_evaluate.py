@@ -1,8 +1,10 @@
 """Evaluation of what a run has left, against the run's own validation."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 from lib import evaluate
 from lib.checkpoint import weights
@@ -175,6 +177,12 @@ def test_more_decoders_than_a_host_can_take_are_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main(['run', 'val', '-j', '257'])
     assert ended.value.code == 2 and "'257' is not an integer from 0 to 256" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_in_one_line(run, small_data, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate.decoding, 'load_validation', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert evaluate.main([str(run), str(small_data[1] / 'ant' / 'ant_0.JPEG')]) == 130
+    assert capsys.readouterr().err == 'lib.evaluate: interrupted\n'
 
 
 def test_names_that_no_terminal_takes_are_printed_all_the_same(tmp_path, capsys):

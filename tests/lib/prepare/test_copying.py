@@ -236,6 +236,17 @@ def test_interrupted_run_leaves_whole_files_and_is_continued(many, tmp_path, ctr
     assert interrupted.items() <= images(destination).items()
 
 
+@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGHUP])
+def test_run_that_is_asked_to_end_leaves_nothing_behind(many, tmp_path, ending):
+    process = start(many, tmp_path / 'copy')
+    wait_for(process, 3, tmp_path / 'copy')
+    process.send_signal(ending)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == prepare.EXIT_INTERRUPTED
+    assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
+    assert 'leaked' not in err and 'Traceback' not in err
+
+
 def test_processes_end_with_a_killed_run(many, tmp_path):
     process = start(many, tmp_path / 'copy')
     wait_for(process, 3, tmp_path / 'copy')

@@ -1,9 +1,11 @@
-"""What a run tells people in the end: errors, exit statuses, and text made fit for a terminal.
+"""What a run tells people in the end: errors, exit statuses, text made fit for a terminal, and where it goes.
 
 Names in such text come from file systems, archives and checkpoints: they may hold a line's end, a terminal's
 commands, or bytes that are no text at all.
 """
 
+import io
+import os
 import sys
 
 EXIT_FINISHED = 0
@@ -42,6 +44,45 @@ class BadImage(UserError):
 
 class TrainingFault(Exception):
     """The training itself went wrong (for example a non-finite gradient); ends every rank with status 1."""
+
+
+class _Outlasting(io.FileIO):
+    """Standard output or error that takes all, also when its reader has gone or the disk is full."""
+
+    lost = None  # why standard output has not taken everything, though somebody waits for it
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                _Outlasting.lost = error.strerror
+            return len(data)
+
+
+def outlast_streams():
+    """Let a program go on when its standard output and error are closed, break or fill up; at its start.
+
+    A closed one becomes the null device: else the next file that is opened would get its number, and what
+    is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
+    for name, number in (('stdout', 1), ('stderr', 2)):
+        old = getattr(sys, name)
+        setattr(sys, name, io.TextIOWrapper(
+            io.BufferedWriter(_Outlasting(number, 'w', closefd=False)), getattr(old, 'encoding', None),
+            'backslashreplace', line_buffering=getattr(old, 'line_buffering', True),
+            write_through=getattr(old, 'write_through', False)))
+
+
+def check_output():
+    """Raise UserError if a full disk has not taken what was printed, of a program that does nothing else."""
+    if _Outlasting.lost:
+        raise UserError(f'standard output cannot be written ({_Outlasting.lost}); make room')
 
 
 def shortage(error):

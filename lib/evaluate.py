@@ -33,9 +33,10 @@ def main(argv=None):
         if _are_images(args.what):
             if launcher.launched_rank() == 0:
                 classify(args)
-            return errors.EXIT_FINISHED
-        with contextlib.ExitStack() as stack:
-            measure(args, stack)
+        else:
+            with contextlib.ExitStack() as stack:
+                measure(args, stack)
+        errors.check_output()
         return errors.EXIT_FINISHED
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
@@ -169,4 +170,5 @@ def _name_of(label, classes):
 
 
 if __name__ == '__main__':
+    errors.outlast_streams()
     sys.exit(main())

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 
-from lib import constants
-from lib.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, printable, say
+from lib import constants, errors
+from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, printable, say
 from lib.prepare.copying import prepare
 from lib.prepare.image import QUALITY
 
@@ -63,7 +63,7 @@ def main(arguments=None):
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print('\nprepare: interrupted; run the same command again to continue', file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return errors.EXIT_INTERRUPTED
     return EXIT_LEFT_OUT if left_out else EXIT_FINISHED
 
 
@@ -111,6 +111,7 @@ def _cores():
 
 
 if __name__ == '__main__':
+    errors.outlast_streams()
     for ending in signal.SIGTERM, signal.SIGHUP:
         if signal.getsignal(ending) == signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(ending, _like_ctrl_c)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 from lib import evaluate
 from lib.checkpoint import weights
@@ -15,6 +18,8 @@ import pytest
 from PIL import Image
 
 import models
+
+ROOT = pathlib.Path(evaluate.__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -177,6 +182,16 @@ def test_more_decoders_than_a_host_can_take_are_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main(['run', 'val', '-j', '257'])
     assert ended.value.code == 2 and "'257' is not an integer from 0 to 256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('redirected, status, words', [
+    ('>/dev/full', 2, 'lib.evaluate: standard output cannot be written (No space left on device)'),
+    ('| true', 0, ''), ('>&-', 0, '')])
+def test_output_that_nobody_takes_gives_no_traceback(run, small_data, redirected, status, words):
+    done = subprocess.run(['sh', '-c', f'"$@" {redirected}', 'sh', sys.executable, '-m', 'lib.evaluate', run,
+                           small_data[1] / 'ant' / 'ant_0.JPEG'], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == status and done.stderr.startswith(words)
+    assert len(done.stderr.splitlines()) == bool(words)
 
 
 def test_ctrl_c_ends_in_one_line(run, small_data, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from lib import errors
 from lib.data import datasets
 from lib.prepare import __main__ as prepare
 
@@ -217,7 +218,7 @@ def test_interrupted_run_leaves_whole_files_and_is_continued(many, tmp_path, ctr
     if ctrl_c:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == prepare.EXIT_INTERRUPTED
+        assert process.returncode == errors.EXIT_INTERRUPTED
         assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
         assert 'Traceback' not in err
     else:
@@ -242,7 +243,7 @@ def test_run_that_is_asked_to_end_leaves_nothing_behind(many, tmp_path, ending):
     wait_for(process, 3, tmp_path / 'copy')
     process.send_signal(ending)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == prepare.EXIT_INTERRUPTED
+    assert process.returncode == errors.EXIT_INTERRUPTED
     assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
     assert 'leaked' not in err and 'Traceback' not in err
 

@@ -13,8 +13,8 @@ EXIT_FINISHED = 0
 FINISHED_MARK = 'finished'
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class UserError(Exception):
@@ -49,7 +49,7 @@ class TrainingFault(Exception):
 class _Outlasting(io.FileIO):
     """Standard output or error that takes all, also when its reader has gone or the disk is full."""
 
-    lost = None  # why standard output has not taken everything, though somebody waits for it
+    lost = None  # why standard output was not written, where somebody still waits for it
 
     def write(self, data):
         try:

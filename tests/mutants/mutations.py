@@ -742,6 +742,11 @@ MUTATIONS = [
     ('extensions/heartbeat.py', 'tests/extensions/test_heartbeat.py', [
         ('self._watchdog.beat(trainer.updater.iteration)', 'pass'),
     ]),
+    ('lib/errors.py', "tests/test_train_imagenet.py -k 'outlasts or full_disk'", [
+        ('os.open(os.devnull, os.O_RDWR)', 'pass'),
+        ('            return len(data)', '            raise'),
+        ('_Outlasting.lost = error.strerror', 'pass'),
+    ]),
     ('train_imagenet.py', PROGRAM, [
         ('TEST_ITERATIONS = 4', 'TEST_ITERATIONS = 5'),
         ('TEST_VALIDATION_STEPS = 2', 'TEST_VALIDATION_STEPS = 3'),

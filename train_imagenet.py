@@ -82,10 +82,8 @@ def show_plan(args):
         if args.workers and processes == 1:
             processes = args.workers // args.virtual_workers
         plan = make_plan(args, args.n_train or n_train, n_val, make_model(args, n_class), processes)
-        try:
-            errors.say(description.describe(plan), sys.stdout)
-        except BrokenPipeError:  # whoever reads has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        errors.say(description.describe(plan), sys.stdout)
+        errors.check_output()
     return errors.EXIT_FINISHED
 
 
@@ -300,4 +298,5 @@ def write_last(path, write, *content):
 
 
 if __name__ == '__main__':
+    errors.outlast_streams()
     sys.exit(main())

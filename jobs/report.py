@@ -195,13 +195,13 @@ def remarks(groups, names):
 
 
 def short_names(paths):
-    """The shortest endings of paths that tell them apart: dict by path."""
+    """The shortest endings of paths that tell them apart, on one line each: dict by path."""
     parts = {path: pathlib.Path(os.path.abspath(path)).parts for path in paths}
     for length in range(1, max(map(len, parts.values())) + 1):
         names = {path: '/'.join(part[-length:]) for path, part in parts.items()}
         if len(set(names.values())) == len(paths):
             break
-    return names
+    return {path: errors.printable(name) for path, name in names.items()}
 
 
 def draw_curves(figure, runs, names, training, validation, label):
@@ -277,15 +277,15 @@ def main(argv=None):
         except OSError as error:
             raise UserError(f'--out {args.out}: cannot be made ({error.strerror}); choose another') from None
     except UserError as error:
-        print(f'report.py: {error}', file=sys.stderr)
+        errors.say_line(f'report.py: {error}')
         return errors.EXIT_USER_ERROR
     names, groups = short_names([run.path for run in runs]), repetitions(runs)
-    print(table_1(groups), single_runs(runs, names), sep='\n\n')
+    errors.say('\n\n'.join([table_1(groups), single_runs(runs, names)]), sys.stdout)
     notes = remarks(groups, names)
     if notes:
-        print('\n' + '\n'.join(f'- {note}' for note in notes))
+        errors.say('\n' + '\n'.join(f'- {note}' for note in notes), sys.stdout)
     draw(runs, names, args.out)
-    print(f'\nloss.png, accuracy.png and schedule.png are in {args.out}', file=sys.stderr)
+    errors.say(f'\nloss.png, accuracy.png and schedule.png are in {errors.printable(args.out)}')
     return errors.EXIT_FINISHED
 
 

@@ -1,9 +1,11 @@
-"""What a run tells people in the end: errors, exit statuses, and text made fit for a terminal.
+"""What a run tells people in the end: errors, exit statuses, text made fit for a terminal, and where it goes.
 
 Names in such text come from file systems, archives and checkpoints: they may hold a line's end, a terminal's
 commands, or bytes that are no text at all.
 """
 
+import io
+import os
 import sys
 
 EXIT_FINISHED = 0
@@ -12,6 +14,7 @@ FINISHED_MARK = 'finished'
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # sysexits.h EX_TEMPFAIL: start again with --resume auto
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class UserError(Exception):
@@ -43,6 +46,45 @@ class TrainingFault(Exception):
     """The training itself went wrong (for example a non-finite gradient); ends every rank with status 1."""
 
 
+class _Outlasting(io.FileIO):
+    """Standard output or error that takes all, also when its reader has gone or the disk is full."""
+
+    lost = None  # why standard output was not written, where somebody still waits for it
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                _Outlasting.lost = error.strerror
+            return len(data)
+
+
+def outlast_streams():
+    """Let a program go on when its standard output and error are closed, break or fill up; at its start.
+
+    A closed one becomes the null device: else the next file that is opened would get its number, and what
+    is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
+    for name, number in (('stdout', 1), ('stderr', 2)):
+        old = getattr(sys, name)
+        setattr(sys, name, io.TextIOWrapper(
+            io.BufferedWriter(_Outlasting(number, 'w', closefd=False)), getattr(old, 'encoding', None),
+            'backslashreplace', line_buffering=getattr(old, 'line_buffering', True),
+            write_through=getattr(old, 'write_through', False)))
+
+
+def check_output():
+    """Raise UserError if a full disk has not taken what was printed, of a program that does nothing else."""
+    if _Outlasting.lost:
+        raise UserError(f'standard output cannot be written ({_Outlasting.lost}); make room')
+
+
 def shortage(error):
     """Say in one line what a process ran out of, and the remedy; None if an error has another cause.
 
@@ -51,7 +93,7 @@ def shortage(error):
     while error is not None:
         if isinstance(error, MemoryError):
             return (f'out of memory ({str(error) or type(error).__name__}); use a smaller -B, with more '
-                    '--virtual-workers for the same total batch, or fewer -j')
+                    '--virtual-workers for the same total batch, a smaller -b or --insize, or fewer -j')
         if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
             return 'no more processes or threads can be started; raise the limit (ulimit -u) or use fewer -j'
         error = error.__cause__ or error.__context__

@@ -33,14 +33,20 @@ def main(argv=None):
         if _are_images(args.what):
             if launcher.launched_rank() == 0:
                 classify(args)
-            return errors.EXIT_FINISHED
-        with contextlib.ExitStack() as stack:
-            measure(args, stack)
+        else:
+            with contextlib.ExitStack() as stack:
+                measure(args, stack)
+        errors.check_output()
         return errors.EXIT_FINISHED
     except (UserError, TrainingFault) as error:
         if launcher.launched_rank() == 0:
             errors.say_line(f'lib.evaluate: {error}')
         return errors.EXIT_USER_ERROR if isinstance(error, UserError) else errors.EXIT_FAULT
+    except KeyboardInterrupt:
+        if launcher.launched_size() > 1:
+            raise  # the others wait for this one: it ends the job
+        errors.say('lib.evaluate: interrupted')
+        return errors.EXIT_INTERRUPTED
 
 
 def _parser():
@@ -55,10 +61,11 @@ def _parser():
         help='validation set: a directory <class>/*.JPEG or a list file; or image files')
     add('--root', default='.', help='where the paths of a list file begin')
     add('--arch', help='network, if the weights do not tell it')
-    add('--insize', type=arguments.integer(8), help='side of the input in pixels (default: as in training)')
-    add('-j', '--loaderjob', type=arguments.integer(0), default=2,
+    add('--insize', type=arguments.integer(8, arguments.MAX_INSIZE),
+        help='side of the input in pixels (default: as in training)')
+    add('-j', '--loaderjob', type=arguments.integer(0, arguments.MAX_LOADERS), default=2,
         help='processes per rank that decode images; 0 decodes in the evaluating process')
-    add('-b', '--val-batchsize', type=arguments.integer(1), default=None,
+    add('-b', '--val-batchsize', type=arguments.integer(1, arguments.MAX_BATCHSIZE), default=None,
         help='images per step (default: as in training)')
     add('--on-bad-image', choices=('error', 'skip'), default='error', help='what an undecodable image does')
     return parser
@@ -144,12 +151,14 @@ def classify(args):
     for path in args.what:
         try:
             pixels = decoding.load_validation(path, description['insize'])
+            probabilities = validation.probabilities(model, pixels[None])[0]
+        except MemoryError as error:
+            raise UserError(f'{path}: {errors.shortage(error)}') from None
         except BadImage as error:
             if args.on_bad_image == 'error':
                 raise
             errors.say_line(error)
             continue
-        probabilities = validation.probabilities(model, pixels[None])[0]
         errors.say_line(path, sys.stdout)
         for label in (-probabilities).argsort(kind='stable')[:validation.TOP]:
             name = _name_of(label, description['classes'])
@@ -162,4 +171,5 @@ def _name_of(label, classes):
 
 
 if __name__ == '__main__':
+    errors.outlast_streams()
     sys.exit(main())

@@ -226,6 +226,25 @@ def test_plan_may_be_cut_short_by_its_reader():
     assert (done.returncode, done.stderr) == (0, '')
 
 
+def test_plan_that_a_full_disk_does_not_take_ends_in_one_line():
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, 'train_imagenet.py', '--plan'], cwd=ROOT, text=True,
+                              stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert re.fullmatch(r'train_imagenet.py: standard output cannot be written .*\n', done.stderr)
+
+
+@pytest.mark.parametrize('redirected', ['>&-', '2>&-', '>&- 2>&- <&-', '>/dev/full', '| true'])
+def test_a_training_outlasts_its_terminal(small_data, tmp_path, redirected):
+    done = subprocess.run(
+        ['sh', '-c', f'"$@" {redirected}', 'sh', sys.executable, 'train_imagenet.py', *small_data, '--test',
+         '--arch', 'resnet8', '--insize', '16', '-j', '0', '-B', '8', '-o', tmp_path / 'out'],
+        cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert (tmp_path / 'out' / 'finished').exists()
+    assert len(json.loads((tmp_path / 'out' / 'log').read_text())) == 1
+
+
 def test_divergence_names_the_learning_rate_first_and_where_in_the_schedule(train):
     done = train(2, '-B', '8', '-E', '1', '--eta-scale', '1e6', '--transition', 'none', check=False)
     assert done.returncode == 1

@@ -117,9 +117,9 @@ def _is_network(description):
     """Whether a description has the form that :func:`describe` gives it, as far as it goes."""
     if not isinstance(description, dict):
         return False
-    sides = [description.get(name, 1) for name in ('insize', 'n_class')]
+    counts = [description.get(name, 1) for name in ('insize', 'n_class', 'val_batchsize')]
     classes = description.get('classes')
-    return (all(type(side) is int and 0 < side < 1 << 24 for side in sides)
+    return (all(type(count) is int and 0 < count < 1 << 24 for count in counts)
             and isinstance(description.get('arch', ''), str)
             and description.get('dtype', 'float32') in ('float32', 'mixed16')
             and (classes is None or isinstance(classes, list) and len(classes) == description.get('n_class')
@@ -196,8 +196,8 @@ def complete(weights, arch=None, insize=None):
         dict: As :func:`describe` makes it.
 
     Raises:
-        UserError: The network is not known, or contradicts the weights; or its images were normalized in
-            another way than this program does it.
+        UserError: The network is not known, or contradicts the weights; or its images are too small for it,
+            or were normalized in another way than this program does it.
     """
     told = dict(weights.description or {})
     if arch and arch != told.setdefault('arch', arch):
@@ -208,7 +208,8 @@ def complete(weights, arch=None, insize=None):
     if told['arch'] not in models.ARCHITECTURES:
         raise UserError(f'{weights.path}: weights of {told["arch"]}, and this program knows '
                         f'{", ".join(models.ARCHITECTURES)}')
-    standard = {'insize': models.ARCHITECTURES[told['arch']].insize, 'dtype': 'float32',
+    network = models.ARCHITECTURES[told['arch']]
+    standard = {'insize': network.insize, 'dtype': 'float32',
                 'n_class': _n_class(weights.arrays), 'classes': None,
                 'image_mean': list(constants.IMAGE_MEAN), 'image_std': list(constants.IMAGE_STD)}
     if standard['n_class'] is None:
@@ -217,7 +218,14 @@ def complete(weights, arch=None, insize=None):
         if told.get(name, standard[name]) != standard[name]:
             raise UserError(f'{weights.path}: {name} {told[name]}, and this program normalizes with '
                             f'{standard[name]}; use the program that trained the weights')
-    return {**standard, **told, **({'insize': insize} if insize else {})}
+    completed = {**standard, **told, **({'insize': insize} if insize else {})}
+    if completed['n_class'] != standard['n_class']:
+        raise UserError(f'{weights.path}: weights for {standard["n_class"]} classes, and its description '
+                        f'tells {completed["n_class"]}; give the file as a run has left it')
+    if completed['insize'] < network.min_insize:
+        raise UserError(f'{weights.path}: an input of {completed["insize"]} pixels, and {told["arch"]} takes '
+                        f'{network.min_insize} or more; give another --insize')
+    return completed
 
 
 def build(description):

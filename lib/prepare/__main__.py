@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import signal
 import sys
 
-from lib import constants
+from lib import constants, errors
 from lib.errors import EXIT_FINISHED, EXIT_USER_ERROR, UserError, printable, say
 from lib.prepare.copying import prepare
 from lib.prepare.image import QUALITY
 
 EXIT_LEFT_OUT = 1
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+
+_MAX_SIDE = 65500  # of a JPEG file that libjpeg writes
+_MAX_JOBS = 1024   # more than a machine has cores
 
 _DESCRIPTION = """\
 Makes a copy of ImageNet for training: short side 256, sound JPEG files only, in class folders, with
@@ -60,8 +63,16 @@ def main(arguments=None):
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print('\nprepare: interrupted; run the same command again to continue', file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return errors.EXIT_INTERRUPTED
     return EXIT_LEFT_OUT if left_out else EXIT_FINISHED
+
+
+def _like_ctrl_c(number, frame):
+    """What SIGTERM and SIGHUP do, also where Ctrl-C is ignored, as in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(number, frame)
 
 
 def _parser():
@@ -69,11 +80,12 @@ def _parser():
                      epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', metavar='SRC', help='directory of ImageNet')
     parser.add_argument('destination', metavar='DST', help='directory for the copy, new or to be continued')
-    parser.add_argument('--short-side', metavar='N', type=_whole_number(1), default=constants.VAL_SHORT_SIDE,
+    parser.add_argument('--short-side', metavar='N', type=_whole_number(1, _MAX_SIDE),
+                        default=constants.VAL_SHORT_SIDE,
                         help='largest short side in pixels (%(default)s)')
     parser.add_argument('--quality', metavar='Q', type=_whole_number(1, 100), default=QUALITY,
                         help='JPEG quality of resized images, 1 to 100 (%(default)s)')
-    parser.add_argument('--jobs', metavar='J', type=_whole_number(1), default=_cores(),
+    parser.add_argument('--jobs', metavar='J', type=_whole_number(1, _MAX_JOBS), default=_cores(),
                         help='processes (as many as cores: %(default)s)')
     parser.add_argument('--val-labels', metavar='PATH', help='labels of the validation images')
     return parser
@@ -84,12 +96,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (see --help)')
 
 
-def _whole_number(low, high=None):
+def _whole_number(low, high):
     def convert(text):
-        if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
-            limit = f'from {low} to {high}' if high is not None else f'from {low} on'
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number {limit}')
-        return int(text)
+        # Python converts no text of thousands of digits, and a superscript is a digit but no number.
+        value = int(text) if text.isdecimal() and len(text) < 20 else -1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {low} to {high}')
+        return value
     return convert
 
 
@@ -98,4 +111,8 @@ def _cores():
 
 
 if __name__ == '__main__':
+    errors.outlast_streams()
+    for ending in signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(ending) == signal.SIG_DFL:  # not where nohup has it ignored
+            signal.signal(ending, _like_ctrl_c)
     sys.exit(main())

@@ -35,7 +35,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message):
         if launched_rank() == 0:
-            print(f'{self.prog}: {message} (see {self.prog} --help)', file=sys.stderr, flush=True)
+            errors.say_line(f'{self.prog}: {message} (see {self.prog} --help)')
         else:
             # mpirun ends all ranks when the first fails: that must be the one with the message.
             time.sleep(SECONDS_FOR_RANK_0)
@@ -50,8 +50,8 @@ class HelpFormatter(argparse.HelpFormatter):
     """Appends the default where there is one to tell."""
 
     def _get_help_string(self, action):
-        told = action.default is None or action.default is False or action.default is argparse.SUPPRESS
-        has_default = action.option_strings and not told
+        none = action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool)
+        has_default = action.option_strings and not none
         return f'{action.help} (%(default)s)' if has_default else action.help
 
 

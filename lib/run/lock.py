@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import time
 
 from lib import errors
@@ -82,6 +83,9 @@ def _try(path):
     with contextlib.ExitStack() as unless_held:
         # What is held is emptied: never through a link that somebody has put there.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, f'{NAME} is not a regular file; remove it')
         file = unless_held.enter_context(open(descriptor, 'r+'))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

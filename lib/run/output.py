@@ -39,6 +39,10 @@ def prepare(out, resume, force):
         if os.path.isdir(path) and not os.path.islink(path):
             raise UserError(f'{path}: a directory, where a run writes a file; move it away or choose another '
                             '--out')
+    path = directory.path_of(out, 0).parent
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f'{path}: not a directory, where a run keeps its checkpoints; move it away or choose '
+                        'another --out')
     if entries and not force and not (resume and _continues(resume, out)):
         raise UserError(f'--out {out}: not empty ({", ".join(sorted(entries)[:4])}); continue the run in it '
                         'with --resume auto, give it up with --force, or choose another directory')

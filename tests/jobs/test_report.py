@@ -77,6 +77,11 @@ def test_single_run_has_no_deviation(make_run, capsys, tmp_path):
     assert row[4:6] == ['2.0 hr', '50.00 %']
 
 
+def test_name_of_a_run_cannot_command_the_terminal(make_run, capsys, tmp_path):
+    out = report_on(capsys, tmp_path, make_run('r\x1b[31mX\n', [.5], epochs=1), make_run('other', [.5]))
+    assert '\x1b' not in out and cells(out, r'r\x1b[31mX\n')[1] == '0'
+
+
 def test_plan_may_name_the_hardware(make_run, capsys, tmp_path):
     row = cells(report_on(capsys, tmp_path, make_run('run', [.5] * 6, hardware='Tesla P100 × 4')), 'run here')
     assert row[1] == 'Tesla P100 × 4'

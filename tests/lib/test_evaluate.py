@@ -1,8 +1,13 @@
 """Evaluation of what a run has left, against the run's own validation."""
 
 import json
+import os
+import pathlib
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 from lib import evaluate
 from lib.checkpoint import weights
@@ -13,6 +18,8 @@ import pytest
 from PIL import Image
 
 import models
+
+ROOT = pathlib.Path(evaluate.__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -158,6 +165,39 @@ def test_what_is_not_there_is_named_on_one_line(mpirun, run, tmp_path, source, w
     lines = [line for line in done.stderr.splitlines() if line.startswith('lib.evaluate')]
     assert done.returncode == 2 and done.stdout == ''
     assert len(lines) == 1 and named in lines[0]
+
+
+def test_more_memory_than_there_is_ends_in_one_line(run, small_data, monkeypatch, capsys):
+    def full(path, insize):
+        raise MemoryError('for 28 GiB')
+
+    path = str(small_data[1] / 'ant' / 'ant_0.JPEG')
+    monkeypatch.setattr(evaluate.decoding, 'load_validation', full)
+    assert evaluate.main([str(run), path]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f'{path}: out of memory (for 28 GiB)' in line and '--insize' in line
+
+
+def test_more_decoders_than_a_host_can_take_are_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(['run', 'val', '-j', '257'])
+    assert ended.value.code == 2 and "'257' is not an integer from 0 to 256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('redirected, status, words', [
+    ('>/dev/full', 2, 'lib.evaluate: standard output cannot be written (No space left on device)'),
+    ('| true', 0, ''), ('>&-', 0, '')])
+def test_output_that_nobody_takes_gives_no_traceback(run, small_data, redirected, status, words):
+    done = subprocess.run(['sh', '-c', f'"$@" {redirected}', 'sh', sys.executable, '-m', 'lib.evaluate', run,
+                           small_data[1] / 'ant' / 'ant_0.JPEG'], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == status and done.stderr.startswith(words)
+    assert len(done.stderr.splitlines()) == bool(words)
+
+
+def test_ctrl_c_ends_in_one_line(run, small_data, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate.decoding, 'load_validation', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert evaluate.main([str(run), str(small_data[1] / 'ant' / 'ant_0.JPEG')]) == 130
+    assert capsys.readouterr().err == 'lib.evaluate: interrupted\n'
 
 
 def test_names_that_no_terminal_takes_are_printed_all_the_same(tmp_path, capsys):

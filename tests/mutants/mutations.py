@@ -520,8 +520,8 @@ MUTATIONS = [
     ]),
     ('lib/checkpoint/weights.py', WEIGHTS, [
         ('if os.path.exists(path):', 'if False:'),
-        ('0 < side < 1 << 24', '0 <= side < 1 << 24'),
-        ('0 < side < 1 << 24', '0 < side'),
+        ('0 < count < 1 << 24', '0 <= count < 1 << 24'),
+        ('0 < count < 1 << 24', '0 < count'),
         ("and len(classes) == description.get('n_class')", ''),
         ("description.get('dtype', 'float32') in ('float32', 'mixed16')", 'True'),
         ('allow_pickle=False', 'allow_pickle=True'),
@@ -533,6 +533,9 @@ MUTATIONS = [
         ("'image_std': list(constants.IMAGE_STD), 'val_batchsize'",
          "'image_std': list(constants.IMAGE_MEAN), 'val_batchsize'"),
         ("**({'insize': insize} if insize else {})", ''),
+        ("('insize', 'n_class', 'val_batchsize')", "('insize', 'n_class')"),
+        ("if completed['n_class'] != standard['n_class']:", 'if False:'),
+        ("if completed['insize'] < network.min_insize:", 'if False:'),
         ("if arch and arch != told.setdefault('arch', arch):", "if told.setdefault('arch', arch) is None:"),
         ('chainer.mixed16 if mixed else np.dtype(description[\'dtype\'])', "np.dtype('float32')"),
         ('arrays.pop(_DESCRIPTION, None)', 'arrays.get(_DESCRIPTION, None)'),
@@ -551,6 +554,9 @@ MUTATIONS = [
         ("    if description['classes'] is None:\n", '    if False:\n'),
         ('100 * means["accuracy_top5"]', '100 * means["accuracy"]'),
         ("            if args.on_bad_image == 'error':", '            if True:'),
+        ('        except MemoryError as error:\n'
+         "            raise UserError(f'{path}: {errors.shortage(error)}') from None\n", ''),
+        (', arguments.MAX_LOADERS', ''),
         ('isinstance(error, UserError) else', 'isinstance(error, TrainingFault) else'),
     ]),
     ('lib/convert.py', CONVERT, [
@@ -597,6 +603,7 @@ MUTATIONS = [
         ('        while file is None and time.monotonic() < deadline:', '        while False:'),
         ('                if _is_at(path, file):\n', '                if True:\n'),
         (' | os.O_NOFOLLOW', ''),
+        ('if not stat.S_ISREG(os.fstat(descriptor).st_mode):', 'if False:'),
         ('            removed = not _is_at(path, file)', '            removed = False'),
         ('        file.truncate(0)\n', ''),
         ('error.errno in (errno.ENOENT, errno.ESTALE)', 'False'),
@@ -605,6 +612,8 @@ MUTATIONS = [
     ('lib/run/output.py', OUTPUT, [
         ('if entry != lock.NAME', ''),
         ('if entries and not force and not (', 'if entries and not ('),
+        ('if os.path.lexists(path) and not path.is_dir():', 'if path.is_file():'),
+        ('if os.path.lexists(path) and not path.is_dir():', 'if path.exists() and not path.is_dir():'),
         ('resume and _continues(resume, out)', 'resume'),
         ('os.path.realpath(out) + os.sep', 'os.path.realpath(out)'),
         ('            directory.remove_all(out)', '            pass'),
@@ -733,6 +742,11 @@ MUTATIONS = [
     ]),
     ('extensions/heartbeat.py', 'tests/extensions/test_heartbeat.py', [
         ('self._watchdog.beat(trainer.updater.iteration)', 'pass'),
+    ]),
+    ('lib/errors.py', "tests/test_train_imagenet.py -k 'outlasts or full_disk'", [
+        ('os.open(os.devnull, os.O_RDWR)', 'pass'),
+        ('            return len(data)', '            raise'),
+        ('_Outlasting.lost = error.strerror', 'pass'),
     ]),
     ('train_imagenet.py', PROGRAM, [
         ('TEST_ITERATIONS = 4', 'TEST_ITERATIONS = 5'),

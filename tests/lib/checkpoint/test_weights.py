@@ -172,6 +172,8 @@ def test_the_users_input_size_replaces_that_of_training():
     ({}, 'resnet20', 'weights of resnet8, not of --arch resnet20'),
     ({'arch': 'alexnet'}, None, 'weights of alexnet'),
     ({'image_mean': [0.5, 0.5, 0.5]}, None, r'image_mean \[0.5, 0.5, 0.5\], and this program'),
+    ({'n_class': 10 ** 7, 'classes': None}, None, 'for 3 classes, and its description tells 10000000'),
+    ({'insize': 1}, None, 'an input of 1 pixels, and resnet8 takes 8 or more'),
     ({'image_std': [1.0, 1.0, 1.0]}, None, r'image_std \[1.0, 1.0, 1.0\], and this program'),
 ])
 def test_a_network_that_this_program_would_not_evaluate_rightly_is_refused(changed, arch, message):
@@ -190,6 +192,8 @@ def test_a_network_is_built_in_the_precision_that_it_was_trained_in():
 
 @pytest.mark.parametrize('forged', [
     [], 'text', {'arch': 1}, {'insize': '24'}, {'insize': 0}, {'n_class': 10 ** 12}, {'dtype': 'object'},
+    {'val_batchsize': 'x'}, {'val_batchsize': 0}, {'val_batchsize': 2.5}, {'val_batchsize': None},
+    {'val_batchsize': 10 ** 30},
     {'n_class': 3, 'classes': ['a', 'b']}, {'n_class': 1, 'classes': [[]]}])
 def test_a_description_that_no_run_has_written_is_a_user_error(tmp_path, forged):
     weights.save(tmp_path / 'model.npz', models.build('resnet8', 3), forged)

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 
+from lib import errors
 from lib.data import datasets
 from lib.prepare import __main__ as prepare
 
@@ -218,7 +219,7 @@ def test_interrupted_run_leaves_whole_files_and_is_continued(many, tmp_path, ctr
     if ctrl_c:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == prepare.EXIT_INTERRUPTED
+        assert process.returncode == errors.EXIT_INTERRUPTED
         assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
         assert 'Traceback' not in err
     else:
@@ -235,6 +236,17 @@ def test_interrupted_run_leaves_whole_files_and_is_continued(many, tmp_path, ctr
     assert files(destination) == files(tmp_path / 'uninterrupted')
     assert len(images(destination)) == len(images(many))
     assert interrupted.items() <= images(destination).items()
+
+
+@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGHUP])
+def test_run_that_is_asked_to_end_leaves_nothing_behind(many, tmp_path, ending):
+    process = start(many, tmp_path / 'copy')
+    wait_for(process, 3, tmp_path / 'copy')
+    process.send_signal(ending)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == errors.EXIT_INTERRUPTED
+    assert err.splitlines()[-1] == 'prepare: interrupted; run the same command again to continue'
+    assert 'leaked' not in err and 'Traceback' not in err
 
 
 def test_processes_end_with_a_killed_run(many, tmp_path):
@@ -255,6 +267,9 @@ def error_line(capfd):
     (['--quality', '0'], "--quality: '0' is not a whole number from 1 to 100"),
     (['--quality', '101'], "'101'"), (['--quality', 'high'], "'high'"), (['--short-side', '0'], "'0'"),
     (['--short-side', '1.5'], "'1.5'"), (['--jobs', '0'], "'0'"), (['--jobs', '-1'], "'-1'"),
+    (['--jobs', '99999999999'], "'99999999999' is not a whole number from 1 to 1024"),
+    (['--short-side', '²'], "'²' is not a whole number"),
+    (['--short-side', 5000 * '9'], 'is not a whole number from 1 to 65500'),
     (['--size', '3'], 'unrecognized'), (['--val-labels'], 'expected one argument')])
 def test_bad_option_ends_in_one_line(tree, tmp_path, capfd, options, words):
     assert prepare.main([str(tree), str(tmp_path / 'copy'), *options]) == 2

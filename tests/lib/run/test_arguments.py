@@ -104,6 +104,20 @@ def test_one_part_of_a_recipe_is_exchanged_alone():
     assert recipe.eta_scale == 2
 
 
+def test_an_unknown_word_is_shown_with_what_a_terminal_would_obey_escaped(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parse(['--\x1b[31mfoo'])
+    err = capsys.readouterr().err
+    assert r'unrecognized arguments: --\x1b[31mfoo' in err and '\x1b' not in err
+
+
+def test_help_tells_no_default_of_a_switch(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parse(['--help'])
+    out = capsys.readouterr().out
+    assert '--no-overlap' in out and '(True)' not in out and '(False)' not in out
+
+
 def test_help_names_every_option_of_the_manual(capsys):
     with pytest.raises(SystemExit) as exit_:
         arguments.parse(['--help'])

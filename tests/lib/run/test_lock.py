@@ -63,6 +63,12 @@ def test_nothing_is_left_of_the_words_of_a_holder_that_was_killed(tmp_path):
         assert (tmp_path / lock.NAME).read_text() == f'process {os.getpid()} on host {platform.node()}'
 
 
+def test_a_pipe_in_the_locks_place_is_named(tmp_path):
+    os.mkfifo(tmp_path / lock.NAME)
+    with pytest.raises(UserError, match=r'cannot be written \(lock is not a regular file; remove it\)'):
+        is_free(tmp_path)
+
+
 def test_nothing_is_left_in_the_directory_afterwards(holder, tmp_path):
     holder.stdin.write('\n')
     holder.stdin.flush()

@@ -1,3 +1,4 @@
+import os
 
 from lib import files
 from lib.checkpoint import directory, file
@@ -85,6 +86,21 @@ def test_a_directory_in_a_files_place_is_the_users_to_move(tmp_path, name, resum
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f'/{name}: a directory, where a run writes a file; move it away'):
         output.prepare(tmp_path, resume, force)
+
+
+@pytest.mark.parametrize('make', [
+    lambda path: path.write_text(''), os.mkfifo, lambda path: path.symlink_to('nowhere')])
+@pytest.mark.parametrize('resume, force', [('auto', False), (None, True)])
+def test_what_is_no_directory_in_the_checkpoints_place_is_the_users_to_move(tmp_path, make, resume, force):
+    make(tmp_path / 'checkpoint')
+    with pytest.raises(UserError, match='/checkpoint: not a directory, where a run keeps its checkpoints'):
+        output.prepare(tmp_path, resume, force)
+
+
+def test_checkpoints_may_lie_behind_a_link(tmp_path):
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'checkpoint').symlink_to('other')
+    output.prepare(tmp_path, resume='auto', force=False)
 
 
 def test_clearing_leaves_what_is_not_a_runs(tmp_path):

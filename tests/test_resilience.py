@@ -75,8 +75,6 @@ def runs(described, folder):
     many = ['--recipe', 'goyal', '--virtual-workers', '2']
     wide = ['--allreduce-grad-dtype', 'float32']
     often = ['--checkpoint-interval', '1']
-    (folder / 'blocked').mkdir()
-    (folder / 'blocked' / 'checkpoint').write_text('in the way')
     named = [
         ('paper', described('paper')),
         *stops('stopped', [['SIGTERM', 1, 2]], [['SIGUSR1', 0, 4]], [['SIGINT', 1, 6]],
@@ -100,7 +98,6 @@ def runs(described, folder):
         ('overflow', described('overflow', *often, '--loss-scale', '1e9')),
         ('disk full', described('disk full', *often, pictures=True,
                                 faults=[['full_disk', 0, 4], ['free_disk', 0, 9]])),
-        ('blocked', described('blocked', '--force')),
         ('full at the stop', described('full at the stop', *often, faults=[
             ['full_disk', 0, 3], ['SIGTERM', 1, 6], ['free_disk', 0, 7]])),
         ('on from before', described('full at the stop', '--resume', 'auto', faults=[
@@ -215,12 +212,6 @@ def test_training_outlives_a_disk_that_is_full_for_a_while(runs, folder):
         assert re.search(rf'^checkpoint {path} failed: .*; training goes on$', done.err, re.MULTILINE)
     assert observation.differences(folder / 'disk full', folder / 'paper') == []
     assert not list((folder / 'disk full').rglob('*partial*'))
-
-
-def test_training_outlives_a_checkpoint_directory_that_is_none(runs, folder):
-    results, done = runs
-    assert results['blocked'] == both(0, 15)
-    assert f'checkpoint {directory.path_of(folder / "blocked", 5)} failed' in done.err
 
 
 def test_a_stop_without_a_checkpoint_is_a_fault_on_every_rank(runs):

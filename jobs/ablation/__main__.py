@@ -18,10 +18,10 @@ import os
 import pathlib
 import shlex
 import sys
-import tempfile
 
 from lib import errors
 from lib.errors import UserError
+from lib.run import output
 from lib.run.arguments import OneLineParser
 
 from jobs.ablation import report, runs
@@ -34,16 +34,6 @@ def _seeds(text):
     if not all(word.isdecimal() and int(word) < 2**32 for word in words):
         raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0,1,2, all below 2**32')
     return tuple(map(int, words))
-
-
-def _check_writable(option, directory):
-    """Make the directory, and see that it takes files before anything is trained for it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise UserError(f'{option} {directory}: cannot be written ({error.strerror}); choose another '
-                        'directory or make room') from None
 
 
 def _count(text):
@@ -97,9 +87,9 @@ def main(argv=None):
                       f'{training.command or "(when its rate is chosen)"} '
                       f'--out {shlex.quote(str(training.out(args.runs)))}')
             return errors.EXIT_FINISHED
-        _check_writable('--results', args.results)
+        output.check_writable('--results', args.results)
         if not args.report:
-            _check_writable('--runs', args.runs)
+            output.check_writable('--runs', args.runs)
             act = runs.verify if args.verify else runs.run_missing
             failures, stopped = act(*requested, args.train, args.val, args.runs.resolve(), args.at_a_time)
         results = Results(args.results)  # with what others have added meanwhile

@@ -5,8 +5,8 @@
 Each case is trained twice on images made in memory, a few iterations on the GPU and on the CPU, and the
 weights and statistics of both are compared, each array in parts of its largest element. Prints a line for
 each case: the largest difference, in which array, and the bound. ``tests/cuda_on_cpu`` holds the stand-ins
-for CUDA to the same bounds: beyond them is what a real card does otherwise. Writes ``weights.json``. Exit
-status 0 if all are within their bounds, 1 if not. Takes minutes.
+for CUDA to these bounds or closer ones: beyond them is what a real card does otherwise. Writes
+``weights.json``. Exit status 0 if all are within their bounds, 1 if not. Takes minutes.
 """
 
 import argparse

@@ -25,15 +25,7 @@ def prepare(out, resume, force):
     Raises:
         UserError: If it holds something that is neither continued nor given up, or cannot be written.
     """
-    probe = os.path.join(out, '.writable')
-    try:
-        os.makedirs(out, exist_ok=True)
-        entries = [entry for entry in os.listdir(out) if entry != lock.NAME]
-        files.write(probe, lambda file: file.write(b'\0' * 4096), 'wb')
-        os.remove(probe)
-    except OSError as error:
-        raise UserError(f'--out {out}: cannot be written ({error.strerror}); choose another directory '
-                        'or make room') from None
+    entries = [entry for entry in check_writable('--out', out) if entry != lock.NAME]
     for name in FILES:
         path = os.path.join(out, name)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -55,6 +47,27 @@ def prepare(out, resume, force):
         except OSError as error:
             raise UserError(f'--out {out}: an earlier run cannot be removed ({error.strerror}); see to its '
                             'permissions or choose another directory') from None
+
+
+def check_writable(option, path):
+    """Make a directory that an option names, and see that it takes files before any work is done for it.
+
+    Returns:
+        list of str: Names of what lies in it.
+
+    Raises:
+        UserError: If it does not.
+    """
+    probe = os.path.join(path, '.writable')
+    try:
+        os.makedirs(path, exist_ok=True)
+        entries = os.listdir(path)
+        files.write(probe, lambda file: file.write(b'\0' * 4096), 'wb')
+        os.remove(probe)
+        return entries
+    except OSError as error:
+        raise UserError(f'{option} {path}: cannot be written ({error.strerror}); choose another directory '
+                        'or make room') from None
 
 
 def _continues(resume, out):

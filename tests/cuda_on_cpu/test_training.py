@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.bench.weights import CASES as TRAININGS
-from jobs.bench.weights import FLOAT32, arrays, largest_difference
+from jobs.bench.weights import FLOAT32, RMSPROP, arrays, largest_difference
 from jobs.faults import observation
 
 VARIANTS = {
@@ -26,6 +26,8 @@ TIMEOUT = 600  # seconds
 CASES = {name: (ranks, *TRAININGS[name], variants) for name, ranks, variants in [
     ('float32', 2, ALL), ('float16 on the wire', 2, ALL), ('mixed16', 2, ALL), ('pooled', 4, ONE),
     ('goyal', 1, ONE)]}
+# The stand-ins' convolutions round less than a card's may, and are held closer.
+CLOSER = {RMSPROP: FLOAT32}
 
 # In the same processes.
 FAULTS = {
@@ -76,7 +78,7 @@ def test_weights_and_statistics_are_the_cpus(ended, variant, name):
     folder, done = ended(variant, ranks)
     reference, on_cpu = ended(None, ranks)
     assert done.statuses[name] == on_cpu.statuses[name] == [0] * ranks, done.err + on_cpu.err
-    assert largest_difference(weights(folder, name), weights(reference, name)) <= bound
+    assert largest_difference(weights(folder, name), weights(reference, name)) <= CLOSER.get(bound, bound)
 
 
 @pytest.mark.parametrize('variant', [*ONE, OWN])
